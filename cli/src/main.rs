@@ -1,0 +1,2 @@
+//! `cenote`, the command.
+fn main() {}

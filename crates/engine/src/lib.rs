@@ -1,0 +1,1 @@
+//! The node: state, journal, jobs and operations over pools and domains.

@@ -1,0 +1,2 @@
+//! Block images: raw and qcow2, backing chains, internal snapshots, locks.
+pub mod storage;

@@ -1,0 +1,1 @@
+//! Documents and vocabulary of Cenote: libvirt XML in and out, without I/O.

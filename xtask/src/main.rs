@@ -1,0 +1,2 @@
+//! The workspace driver.
+fn main() {}
