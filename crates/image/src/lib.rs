@@ -1,2 +1,4 @@
 //! Block images: raw and qcow2, backing chains, internal snapshots, locks.
 pub mod storage;
+
+pub use storage::CacheMode;

@@ -4,6 +4,15 @@
 //! code runs on files, on fault injectors and on the recorder whose log the
 //! crash suites replay.
 
+mod direct;
+mod file;
+mod ioctl;
+mod memory;
+pub mod testing;
+
+pub use file::{CacheMode, FileStorage};
+pub use memory::MemoryStorage;
+
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
