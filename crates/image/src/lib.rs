@@ -10,6 +10,7 @@
 //! understand.
 
 pub mod error;
+pub mod lock;
 pub mod options;
 pub mod qcow2;
 pub mod storage;
