@@ -6,6 +6,7 @@
 //! source's address down: packages are installed by name from the sources the machine already
 //! has. It has no dependencies, because everyone compiles it before anything else.
 
+mod lab;
 mod setup;
 mod shell;
 mod test;
@@ -17,6 +18,7 @@ const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
   setup [--check] [GROUP…]   install what the machine lacks (groups: test lab bench fuzz)
+  lab [OPTION…] -- COMMAND…  run a command on an emulated host with a real /dev/kvm
   test                       everything that CI checks, in order, with times
 
 Each command takes --help.";
@@ -39,6 +41,7 @@ fn dispatch(arguments: &[String]) -> Outcome<ExitCode> {
     };
     match command.as_str() {
         "setup" => setup::command(rest),
+        "lab" => lab::command(rest),
         "test" => test::command(rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

@@ -1,7 +1,7 @@
 //! Installing Debian packages by name, from the machine's own sources.
 
 use super::sources;
-use crate::shell::{Context, Outcome, as_root, fail, on_path, program, run, target};
+use crate::shell::{Context, Failure, Outcome, as_root, fail, on_path, program, run, target};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -79,71 +79,102 @@ fn install_plain(names: &[&str]) -> Outcome<()> {
 /// The backports suite, where the machine has one of `family` from there: Debian 12's own
 /// qemu-system-x86 conflicts with the newer qemu-utils of such a machine.
 fn backport(family: &[&str]) -> Outcome<Option<String>> {
-    if !installed(family)?
+    let newer = installed(family)?
         .values()
-        .any(|version| version.contains("~bpo"))
-    {
-        return Ok(None);
+        .any(|version| version.contains("~bpo"));
+    if newer {
+        Ok(Some(format!("{}-backports", codename()?)))
+    } else {
+        Ok(None)
     }
+}
+
+/// The name of this machine's Debian release, as in its package sources.
+fn codename() -> Outcome<String> {
     let release = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
-    let codename = release
+    let name = release
         .lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        .map(|name| name.trim_matches('"'));
-    match codename {
-        Some(name) => Ok(Some(format!("{name}-backports"))),
-        None => fail("/etc/os-release names no VERSION_CODENAME, so there is no backports suite"),
-    }
+        .map(|name| name.trim_matches('"').to_string());
+    name.ok_or_else(|| Failure("/etc/os-release names no VERSION_CODENAME".into()))
 }
 
 /// Installs `names` from `suite`, with lists and sources of our own under `target/`, so that
 /// the machine's package configuration stays as it is.
 fn install_from(suite: &str, names: &[&str]) -> Outcome<()> {
     let folder = target().join("xtask").join("apt");
-    let options = private_sources(&folder, suite)?;
+    let lists = folder.join("lists");
+    write_sources(&folder.join("parts"), Some(suite))?;
+    fs::create_dir_all(lists.join("partial")).context(lists.display())?;
+    let options = [
+        format!("-oDir::Etc::SourceParts={}", folder.join("parts").display()),
+        "-oDir::Etc::SourceList=/dev/null".into(),
+        format!("-oDir::State::Lists={}", lists.display()),
+    ];
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     run(&mut apt_get(&options, &["update"], &[])?)?;
     run(&mut apt_get(&options, &["install", "-t", suite], names)?)
 }
 
-/// Writes the machine's sources and the same for `suite` into `folder`; gives the options
-/// that make apt use them.
-fn private_sources(folder: &Path, suite: &str) -> Outcome<Vec<String>> {
-    let parts = folder.join("parts");
-    let lists = folder.join("lists");
-    if parts.exists() {
-        fs::remove_dir_all(&parts).context(parts.display())?;
+/// Writes the machine's sources, and the same for `suite`, into `folder`; gives the files.
+fn write_sources(folder: &Path, suite: Option<&str>) -> Outcome<Vec<PathBuf>> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).context(folder.display())?;
     }
-    fs::create_dir_all(&parts).context(parts.display())?;
-    fs::create_dir_all(lists.join("partial")).context(lists.display())?;
-    let base = suite.trim_end_matches("-backports");
+    fs::create_dir_all(folder).context(folder.display())?;
+    let base = codename()?;
+    let mut written = Vec::new();
     let mut derived = false;
     for (index, file) in source_files()?.iter().enumerate() {
         let text = fs::read_to_string(file).context(file.display())?;
         let style = sources::Style::of(file);
-        let copy = parts.join(format!("{index}.{}", style.extension()));
-        fs::write(&copy, &text).context(copy.display())?;
-        if let Some(extra) = sources::for_suite(&text, style, base, suite) {
-            let copy = parts.join(format!("{index}-{suite}.{}", style.extension()));
-            fs::write(&copy, extra).context(copy.display())?;
+        let mut write = |name: String, text: &str| {
+            let copy = folder.join(format!("{name}.{}", style.extension()));
+            fs::write(&copy, text).context(copy.display())?;
+            written.push(copy);
+            Ok(())
+        };
+        write(index.to_string(), &text)?;
+        let extra = suite.and_then(|suite| sources::for_suite(&text, style, &base, suite));
+        if let Some(extra) = extra {
+            write(format!("{index}-newer"), &extra)?;
             derived = true;
         }
     }
-    if !derived {
-        return fail(format_args!(
+    match suite {
+        Some(suite) if !derived => fail(format_args!(
             "no package source of this machine has the suite `{base}`, so `{suite}` cannot be \
              derived from it"
-        ));
+        )),
+        _ => Ok(written),
     }
-    Ok(vec![
-        format!("-oDir::Etc::SourceParts={}", parts.display()),
-        "-oDir::Etc::SourceList=/dev/null".into(),
-        format!("-oDir::State::Lists={}", lists.display()),
-    ])
+}
+
+/// The package sources of this machine, for building a file system from.
+pub(crate) struct Sources {
+    /// The release's name.
+    pub(crate) suite: String,
+    /// The suite that this machine has its QEMU from, if not `suite`.
+    pub(crate) qemu_suite: Option<String>,
+    /// The source files.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+impl Sources {
+    /// Finds them, and writes copies below the build folder.
+    pub(crate) fn of_this_machine() -> Outcome<Self> {
+        let qemu_suite = backport(QEMU)?;
+        let folder = target().join("xtask").join("sources");
+        Ok(Self {
+            suite: codename()?,
+            files: write_sources(&folder, qemu_suite.as_deref())?,
+            qemu_suite,
+        })
+    }
 }
 
 /// The machine's package source files that apt reads.
-pub(crate) fn source_files() -> Outcome<Vec<PathBuf>> {
+fn source_files() -> Outcome<Vec<PathBuf>> {
     let parts = Path::new("/etc/apt/sources.list.d");
     let mut files = Vec::new();
     let main = PathBuf::from("/etc/apt/sources.list");

@@ -3,6 +3,8 @@
 mod apt;
 mod sources;
 
+pub(crate) use apt::Sources;
+
 use crate::shell::{Outcome, cargo, fail, on_path, run, time};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -78,7 +80,8 @@ pub(crate) const PACKAGES: &[Package] = {
         package(Lab, "ipxe-qemu", "network boot ROMs of our machine"),
         package(Lab, "busybox-static", "user land of the smallest guests"),
         package(Lab, "cpio", "packs their initramfs"),
-        package(Lab, "lz4", "unpacks Debian's kernel payload"),
+        package(Lab, "lz4", "unpacks Debian's cloud kernel"),
+        package(Lab, "xz-utils", "unpacks Debian's generic kernel"),
         package(Lab, "kmod", "lists the modules of the lab's kernel"),
         package(Lab, "mmdebstrap", "builds the lab's Debian user land"),
         package(Bench, "scrub", "peer of wiping"),
@@ -139,6 +142,13 @@ fn report(groups: &[Group]) -> Outcome<ExitCode> {
 /// Makes sure that everything of these groups is on the machine. Takes a moment where it is.
 pub(crate) fn ensure(groups: &[Group]) -> Outcome<()> {
     let begun = Instant::now();
+    ensure_quietly(groups)?;
+    println!("setup: all present ({})", time(begun.elapsed()));
+    Ok(())
+}
+
+/// The same, with no word where nothing is missing.
+pub(crate) fn ensure_quietly(groups: &[Group]) -> Outcome<()> {
     let missing = missing(groups)?;
     if !missing.is_empty() {
         let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
@@ -149,7 +159,6 @@ pub(crate) fn ensure(groups: &[Group]) -> Outcome<()> {
         println!("setup: installing cargo-fuzz");
         run(&mut cargo(["install", "--locked", "cargo-fuzz"]))?;
     }
-    println!("setup: all present ({})", time(begun.elapsed()));
     Ok(())
 }
 
