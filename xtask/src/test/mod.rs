@@ -1,7 +1,9 @@
 //! `cargo xtask test`: everything that CI checks, in order.
 
+mod kvm;
+
 use crate::setup::{self, Group};
-use crate::shell::{Context, Failure, Outcome, cargo, fail, program, run, shown, time, workspace};
+use crate::shell::{Failure, Outcome, cargo, fail, program, run, shown, time, workspace};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,8 @@ const USAGE: &str = "\
 Usage: cargo xtask test
 
 Installs what is missing, then checks formatting, lints and documentation, runs the tests of
-every crate and the suites under tests/. Stops at the first failure.";
+every crate, the suites under tests/, and in the lab (or on real KVM) the suites that need
+it. Stops at the first failure.";
 
 /// The seed of the random suites in this run; other seeds are run by hand.
 const SEED: &str = "1";
@@ -43,29 +46,11 @@ fn all(steps: &mut Steps) -> Outcome<()> {
         cargo(["doc", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     steps.run("crates", &mut cargo(["test", "--workspace"]))?;
-    for suite in suites()? {
+    for suite in kvm::scripts(&workspace().join("tests"))? {
         let name = format!("tests/{suite}");
         steps.run(&name, &mut program("bash", [name.as_str(), SEED]))?;
     }
-    Ok(())
-}
-
-/// The shell suites, in order of name. Each is given a seed.
-fn suites() -> Outcome<Vec<String>> {
-    let folder = workspace().join("tests");
-    if !folder.is_dir() {
-        return Ok(Vec::new());
-    }
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(&folder).context(folder.display())? {
-        let name = entry.context(folder.display())?.file_name();
-        let name = name.to_string_lossy().into_owned();
-        if name.ends_with(".sh") {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
+    kvm::run(steps)
 }
 
 /// The steps taken so far and how long each took.
