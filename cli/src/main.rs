@@ -1,2 +1,7 @@
-//! `cenote`, the command.
-fn main() {}
+//! `cenote`, the command. Everything is in the library beside it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cenote::run()
+}

@@ -75,6 +75,8 @@ pub(crate) const PACKAGES: &[Package] = {
         package(Test, "btrfs-progs", "btrfs file systems in tests of wiping"),
         package(Test, "jq", "reads our JSON in shell suites"),
         package(Test, "man-db", "renders our man pages"),
+        package(Test, "zsh", "reads our zsh completions"),
+        package(Test, "fish", "reads our fish completions"),
         package(Lab, "qemu-system-x86", "emulates the lab's AMD host, and is the peer of the monitor"),
         package(Lab, "seabios", "firmware of our machine"),
         package(Lab, "ipxe-qemu", "network boot ROMs of our machine"),

@@ -1,0 +1,60 @@
+//! Every command, in the order of the overview.
+
+mod config;
+mod doctor;
+mod guide;
+mod machine;
+
+use std::sync::OnceLock;
+
+use crate::verb::Entry;
+
+/// Commands under one heading of the overview.
+#[derive(Debug)]
+pub struct Section {
+    /// The heading.
+    pub title: &'static str,
+    /// Its commands.
+    pub entries: &'static [Entry],
+}
+
+/// The overview.
+pub const SECTIONS: &[Section] = &[
+    Section {
+        title: "Node",
+        entries: &[
+            Entry::of::<doctor::Doctor>(),
+            Entry::of::<machine::NodeInfoVerb>(),
+            Entry::of::<machine::Version>(),
+        ],
+    },
+    Section {
+        title: "Help and setup",
+        entries: &[
+            Entry::of::<guide::Help>(),
+            Entry::of::<guide::Explain>(),
+            Entry::of::<config::ConfigShow>(),
+            Entry::of::<guide::Completions>(),
+            Entry::of::<guide::ManPages>(),
+        ],
+    },
+];
+
+/// All commands.
+#[must_use]
+pub fn all() -> &'static [Entry] {
+    static ALL: OnceLock<Vec<Entry>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        SECTIONS
+            .iter()
+            .flat_map(|section| section.entries)
+            .copied()
+            .collect()
+    })
+}
+
+/// The command of that hyphenated name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Entry> {
+    all().iter().find(|entry| entry.name == name)
+}

@@ -1,0 +1,120 @@
+//! A temporary node and the built binary to run on it.
+
+#![allow(dead_code, reason = "each suite uses its part")]
+#![allow(unreachable_pub, reason = "a module of several suites")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+pub struct Cenote {
+    folder: tempfile::TempDir,
+}
+
+/// What one run gave.
+#[derive(Debug)]
+pub struct Run {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self:#?}");
+        self
+    }
+
+    pub fn fails(self, code: i32, says: &str) -> Self {
+        assert_eq!(self.code, code, "{self:#?}");
+        assert!(self.stderr.contains(says), "no {says:?} in {self:#?}");
+        self
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+    }
+}
+
+impl Cenote {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("work")).expect("a working folder");
+        Self { folder }
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The working directory of commands.
+    pub fn work(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.work().join(name)
+    }
+
+    /// The program, with nothing from the tester's own environment.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cenote"));
+        command
+            .current_dir(self.work())
+            .stdin(Stdio::null())
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env("HOME", self.folder.path())
+            .env(
+                "CENOTE_CONFIG_SYSTEM",
+                self.folder.path().join("system.toml"),
+            )
+            .env("CENOTE_STATE_DIR", self.state());
+        command
+    }
+
+    /// Runs a line without its `cenote`; words are split at spaces.
+    pub fn run(&self, line: &str) -> Run {
+        self.run_words(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    pub fn run_words(&self, words: &[&str]) -> Run {
+        run(self.command().args(words))
+    }
+
+    pub fn ok(&self, line: &str) -> String {
+        self.run(line).ok().stdout
+    }
+}
+
+pub fn run(command: &mut Command) -> Run {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    of(output)
+}
+
+pub fn of(output: Output) -> Run {
+    Run {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs a program of the host; fails with the package that has it.
+pub fn tool(program: &str, package: &str, arguments: &[&str]) -> Run {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output();
+    of(output.unwrap_or_else(|error| {
+        panic!("{program}: {error}; install the package {package} (cargo xtask setup)")
+    }))
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
