@@ -9,6 +9,7 @@
 //! a backing file for writing, or write to an image it does not fully
 //! understand.
 
+pub mod check;
 pub mod codec;
 pub mod error;
 pub mod lock;
