@@ -17,7 +17,7 @@ type Outcome = (RepairOutcome, String);
 impl Plan {
     /// Finishes or undoes the operation, whatever point it reached, and says
     /// in a sentence what was done. Idempotent.
-    pub(crate) fn recover(&self, node: &Node, _step: i64) -> Result<Outcome> {
+    pub(crate) fn recover(&self, node: &Node, step: i64) -> Result<Outcome> {
         if let Some(volume) = self.volume()
             && let Some(waiting) = pool_is_away(node, volume)?
         {
@@ -38,6 +38,10 @@ impl Plan {
                 path,
                 trash,
             } => deleted(node, volume, path, trash),
+            Plan::VolumeUpload { volume } if step >= 1 => Ok((
+                RolledForward,
+                format!("the upload to volume '{volume}' was complete"),
+            )),
             Plan::VolumeUpload { volume } => Ok((
                 RolledBack,
                 format!("the upload to volume '{volume}' was interrupted; upload it again"),

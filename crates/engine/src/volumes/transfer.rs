@@ -47,10 +47,15 @@ impl Node {
                     reason: format!("volume '{}' has {} bytes", info.id(), info.physical),
                 })?
         };
-        let operation = self.begin(Plan::VolumeUpload { volume: info.id() })?;
+        let mut operation = self.begin(Plan::VolumeUpload { volume: info.id() })?;
         let progress = operation.progress(progress);
-        let result = upload(source, &file, &info.path, transfer, room, &progress);
-        let result = result.map_err(Error::from).and_then(|moved| {
+        let result = upload(source, &file, &info.path, transfer, room, &progress)
+            .map_err(Error::from)
+            .and_then(|moved| {
+                operation.revise(1, |_| {})?;
+                Ok(moved)
+            });
+        let result = result.and_then(|moved| {
             self.after_upload(&info, &file, transfer, moved)?;
             Ok(moved)
         });

@@ -1,0 +1,324 @@
+//! `kill -9` at every durable step of every journalled operation.
+//!
+//! The parent runs an operation in a child process that dies at its first,
+//! second, third, ... kill point until one run survives. After each death the
+//! node is opened again: the operation must have happened whole or not at all,
+//! nothing half made may be left, and a second opening has nothing to repair.
+//! The repair itself is killed in the same way.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+
+use cenote_engine::{
+    BuildMode, Format, NewVolume, NoProgress, Node, NodeOptions, PoolState, Transfer, VolumeId,
+};
+use cenote_pools::crash;
+
+/// An operation with its two allowed outcomes.
+struct Scenario {
+    name: &'static str,
+    /// Prepares the node, in the parent.
+    before: fn(&Node),
+    /// The operation, in the child that dies.
+    run: fn(&Node),
+    /// Answers whether the operation happened; panics on a state in between.
+    happened: fn(&Node) -> bool,
+}
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "create",
+        before: |_| {},
+        run: |node| {
+            let new = NewVolume::new("disk", Format::Raw, 1 << 20);
+            node.volume_create("default", &new, &NoProgress)
+                .expect("create");
+        },
+        happened: |node| match volume_names(node).as_slice() {
+            [] => false,
+            [name] => {
+                assert_eq!(name, "disk");
+                let info = node
+                    .volume(&VolumeId::new("default", "disk"))
+                    .expect("info");
+                assert_eq!(info.capacity, 1 << 20);
+                assert!(info.format_origin.is_trusted());
+                true
+            }
+            other => panic!("{other:?}"),
+        },
+    },
+    Scenario {
+        name: "delete",
+        before: |node| {
+            let new = NewVolume::new("disk", Format::Raw, 1 << 20);
+            node.volume_create("default", &new, &NoProgress)
+                .expect("create");
+        },
+        run: |node| {
+            node.volume_delete(&VolumeId::new("default", "disk"))
+                .expect("delete")
+        },
+        happened: |node| volume_names(node).is_empty(),
+    },
+    Scenario {
+        name: "upload",
+        before: |node| {
+            let new = NewVolume::new("disk", Format::Raw, 3 << 20);
+            node.volume_create("default", &new, &NoProgress)
+                .expect("create");
+            fs::write(node.state_dir().join("source"), vec![7; 3 << 20]).expect("source");
+        },
+        run: |node| {
+            let mut source = fs::File::open(node.state_dir().join("source")).expect("source");
+            let id = VolumeId::new("default", "disk");
+            node.volume_upload(&id, &mut source, &Transfer::default(), &NoProgress)
+                .expect("upload");
+        },
+        happened: |node| {
+            let info = node
+                .volume(&VolumeId::new("default", "disk"))
+                .expect("info");
+            assert_eq!(info.physical, 3 << 20);
+            fs::read(info.path)
+                .expect("content")
+                .iter()
+                .all(|byte| *byte == 7)
+        },
+    },
+    Scenario {
+        name: "pool-start",
+        before: |node| {
+            node.pool_stop("default").expect("stop");
+        },
+        run: |node| {
+            node.pool_start("default", Some(BuildMode::Plain))
+                .expect("start")
+        },
+        happened: |node| node.pool("default").expect("pool").state == PoolState::Running,
+    },
+    Scenario {
+        name: "pool-stop",
+        before: |_| {},
+        run: |node| node.pool_stop("default").expect("stop"),
+        happened: |node| node.pool("default").expect("pool").state == PoolState::Inactive,
+    },
+    Scenario {
+        name: "pool-undefine",
+        before: |node| node.pool_stop("default").expect("stop"),
+        run: |node| node.pool_undefine("default").expect("undefine"),
+        happened: |node| node.pool("default").is_err(),
+    },
+];
+
+fn volume_names(node: &Node) -> Vec<String> {
+    node.volumes("default")
+        .expect("volumes")
+        .into_iter()
+        .map(|info| info.name)
+        .collect()
+}
+
+/// Not a test: what the child processes run.
+#[test]
+#[ignore = "run by the kill-point tests in a process of its own"]
+fn child() {
+    let variable = |name: &str| std::env::var(name).expect("set by the parent");
+    let dir = variable("KILL_POINT_DIR");
+    let point: u64 = variable("KILL_POINT").parse().expect("a number");
+    let name = variable("KILL_POINT_SCENARIO");
+    if name == "repair" {
+        crash::arm(point);
+        Node::open(&NodeOptions::in_dir(dir)).expect("open");
+        return;
+    }
+    let scenario = SCENARIOS
+        .iter()
+        .find(|scenario| scenario.name == name)
+        .expect("a scenario");
+    let node = Node::open(&NodeOptions::in_dir(dir)).expect("open");
+    crash::arm(point);
+    (scenario.run)(&node);
+}
+
+/// Runs the child; answers whether it died at its point.
+fn dies(dir: &Path, scenario: &str, point: u64) -> bool {
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args([
+            "--exact",
+            "child",
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env("KILL_POINT_DIR", dir)
+        .env("KILL_POINT", point.to_string())
+        .env("KILL_POINT_SCENARIO", scenario)
+        .output()
+        .expect("the child starts");
+    if output.status.signal() == Some(9) {
+        return true;
+    }
+    assert!(
+        output.status.success(),
+        "{scenario} at point {point}: {}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    false
+}
+
+fn open(dir: &Path) -> Node {
+    Node::open(&NodeOptions::in_dir(dir)).expect("the node opens after a crash")
+}
+
+fn assert_clean(node: &Node, what: &str) {
+    for entry in fs::read_dir(node.state_dir().join("images"))
+        .expect("the pool")
+        .flatten()
+    {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        assert!(!name.starts_with(".cenote-"), "{what}: {name} is left");
+    }
+    let locks = fs::read_dir(node.state_dir().join("operations"))
+        .expect("the locks")
+        .count();
+    assert_eq!(locks, 0, "{what}: locks are left");
+}
+
+/// Prepares a node and lets the operation die at `point`.
+fn crashed(scenario: &Scenario, point: u64) -> (tempfile::TempDir, bool) {
+    let dir = tempfile::tempdir().expect("a directory");
+    (scenario.before)(&open(dir.path()));
+    let died = dies(dir.path(), scenario.name, point);
+    (dir, died)
+}
+
+#[test]
+fn every_operation_survives_death_at_every_point() {
+    for scenario in SCENARIOS {
+        let mut outcomes = Vec::new();
+        for point in 1.. {
+            let what = format!("{} at point {point}", scenario.name);
+            let (dir, died) = crashed(scenario, point);
+            let node = open(dir.path());
+            if !died {
+                assert!((scenario.happened)(&node), "{what} survived without effect");
+                assert!(node.repairs().is_empty(), "{what}: {:?}", node.repairs());
+                break;
+            }
+            let happened = (scenario.happened)(&node);
+            for repair in node.repairs() {
+                assert!(!repair.message.is_empty());
+                assert_ne!(
+                    repair.outcome,
+                    cenote_engine::RepairOutcome::Pending,
+                    "{repair:?}"
+                );
+            }
+            assert_clean(&node, &what);
+            drop(node);
+            let again = open(dir.path());
+            assert!(
+                again.repairs().is_empty(),
+                "{what}: repaired twice {:?}",
+                again.repairs()
+            );
+            assert_eq!((scenario.happened)(&again), happened, "{what}");
+            outcomes.push(happened);
+        }
+        assert!(
+            outcomes.len() >= 2,
+            "{} has only {} points",
+            scenario.name,
+            outcomes.len()
+        );
+        println!(
+            "{}: {} kill points, outcomes {outcomes:?}",
+            scenario.name,
+            outcomes.len()
+        );
+    }
+}
+
+#[test]
+fn repair_survives_death_at_every_point() {
+    for scenario in SCENARIOS {
+        for point in 1.. {
+            let (probe, died) = crashed(scenario, point);
+            drop(probe);
+            if !died {
+                break;
+            }
+            for within in 1.. {
+                let (dir, _) = crashed(scenario, point);
+                let died = dies(dir.path(), "repair", within);
+                let node = open(dir.path());
+                (scenario.happened)(&node);
+                assert_clean(
+                    &node,
+                    &format!("{} {point}, repair {within}", scenario.name),
+                );
+                if !died {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_operation_under_way_is_left_alone_and_keeps_others_off() {
+    use cenote_engine::{ErrorKind, Progress};
+    use std::ops::ControlFlow;
+    use std::sync::Barrier;
+
+    /// Stops in the middle of an upload until told to go on.
+    struct Wait<'a>(&'a Barrier, &'a Barrier);
+    impl Progress for Wait<'_> {
+        fn update(&self, done: u64, total: u64) -> ControlFlow<()> {
+            if done > 0 && done < total {
+                self.0.wait();
+                self.1.wait();
+            }
+            ControlFlow::Continue(())
+        }
+    }
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = open(dir.path());
+    let id = VolumeId::new("default", "disk");
+    node.volume_create(
+        "default",
+        &NewVolume::new("disk", Format::Raw, 2 << 20),
+        &NoProgress,
+    )
+    .expect("create");
+    let source = dir.path().join("source");
+    fs::write(&source, vec![1; 2 << 20]).expect("source");
+    let (reached, go_on) = (Barrier::new(2), Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut source = fs::File::open(&source).expect("source");
+            let progress = Wait(&reached, &go_on);
+            node.volume_upload(&id, &mut source, &Transfer::default(), &progress)
+                .expect("upload");
+        });
+        reached.wait();
+        let other = open(dir.path());
+        assert!(other.repairs().is_empty(), "{:?}", other.repairs());
+        let error = other
+            .volume_delete(&id)
+            .expect_err("the volume is being written");
+        assert_eq!(error.kind(), ErrorKind::InvalidState, "{error}");
+        let error = other
+            .pool_stop("default")
+            .expect_err("a volume of it is being written");
+        assert!(error.to_string().contains("busy"), "{error}");
+        let running: Vec<_> = other.jobs().expect("jobs");
+        assert!(running.iter().any(|job| job.kind == "volume-upload"));
+        go_on.wait();
+    });
+    node.volume_delete(&id).expect("free again");
+}
