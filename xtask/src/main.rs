@@ -6,6 +6,8 @@
 //! source's address down: packages are installed by name from the sources the machine already
 //! has. It has no dependencies, because everyone compiles it before anything else.
 
+#[cfg(test)]
+mod arrows;
 mod lab;
 mod setup;
 mod shell;
