@@ -9,14 +9,23 @@
 //! a backing file for writing, or write to an image it does not fully
 //! understand.
 
+pub mod chain;
 pub mod check;
 pub mod codec;
+pub mod create;
 pub mod error;
+mod image;
+pub mod info;
 pub mod lock;
+pub mod map;
 pub mod options;
 pub mod qcow2;
+mod raw;
 pub mod storage;
 
 pub use error::{Error, Result};
+pub use image::{Image, OpenOptions};
+pub use info::ImageInfo;
+pub use map::Extent;
 pub use options::{BackingPolicy, Format, LockPolicy};
 pub use storage::CacheMode;

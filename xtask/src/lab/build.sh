@@ -23,8 +23,8 @@ root=$out/scratch/root
 
 if [ "$qemu_suite" != - ]; then
     cat >"$out/scratch/pin" <<PIN
-Package: src:qemu src:seabios src:ipxe
-Pin: release n=$qemu_suite
+Package: src:qemu
+Pin: release a=$qemu_suite
 Pin-Priority: 990
 PIN
     set -- --setup-hook="mkdir -p \"\$1/etc/apt/preferences.d\" && cp '$out/scratch/pin' \"\$1/etc/apt/preferences.d/qemu\"" "$@"

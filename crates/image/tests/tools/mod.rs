@@ -74,3 +74,56 @@ pub(crate) fn copy(path: &Path, suffix: &str) -> PathBuf {
     std::fs::copy(path, &copy).unwrap();
     copy
 }
+
+/// What QEMU reads from a qcow2 image.
+pub(crate) fn raw_dump(image: &Path) -> Vec<u8> {
+    let out = image.with_extension("dump");
+    qemu_img(&[
+        "convert",
+        "-q",
+        "-f",
+        "qcow2",
+        "-O",
+        "raw",
+        text(image),
+        text(&out),
+    ]);
+    let bytes = std::fs::read(&out).unwrap();
+    std::fs::remove_file(out).unwrap();
+    bytes
+}
+
+/// A small generator (splitmix64), so that failures repeat.
+#[derive(Debug, Clone)]
+pub(crate) struct Numbers(u64);
+
+impl Numbers {
+    /// Starts from a seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        Numbers(seed)
+    }
+
+    /// The next 64 bits.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `limit`.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+
+    /// Random bytes.
+    pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(length + 8);
+        while out.len() < length {
+            out.extend(self.next().to_le_bytes());
+        }
+        out.truncate(length);
+        out
+    }
+}
