@@ -11,9 +11,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cenote_image::qcow2::header::Header;
+use cenote_image::chain;
+use cenote_image::qcow2::header::{Header, compatible};
 use cenote_image::storage::FileStorage;
-use cenote_image::{CacheMode, Format};
+use cenote_image::{BackingPolicy, CacheMode, Format};
 
 use crate::error::{Error, Result};
 use crate::file::FileIdentity;
@@ -36,6 +37,14 @@ pub struct Layer {
     pub data_file: Option<Reference>,
     /// Number of internal snapshots.
     pub snapshots: u32,
+    /// Version of the format, 2 or 3.
+    pub version: u32,
+    /// Bytes of a cluster.
+    pub cluster_size: u64,
+    /// Refcounts may lag while the image is open.
+    pub lazy_refcounts: bool,
+    /// Clusters are allocated in 32 parts.
+    pub extended_l2: bool,
 }
 
 impl Layer {
@@ -131,7 +140,11 @@ fn read_layer(path: &Path) -> Result<Layer> {
         .map_err(|source| Error::at("open", path, source))?;
     let header = Header::read(&storage, path)?;
     let reference = |written: &String, format: Option<String>| Reference {
-        path: resolve(path, written),
+        // Where a name may lead is decided when the image is opened; here it
+        // only protects what it names.
+        path: chain::resolve_file(path, written, &BackingPolicy::default())
+            .ok()
+            .map(|file| fs::canonicalize(&file).unwrap_or(file)),
         written: written.clone(),
         format,
     };
@@ -147,14 +160,9 @@ fn read_layer(path: &Path) -> Result<Layer> {
             .flatten()
             .map(|name| reference(name, Some("raw".into()))),
         snapshots: header.snapshot_count,
+        version: header.version,
+        cluster_size: header.cluster_size(),
+        lazy_refcounts: header.compatible & compatible::LAZY_REFCOUNTS != 0,
+        extended_l2: header.is_extended_l2(),
     })
-}
-
-/// The file that `written` in the header of `image` means: relative names
-/// start from the image's own directory.
-fn resolve(image: &Path, written: &str) -> Option<PathBuf> {
-    let name = written.strip_prefix("file:").unwrap_or(written);
-    let real = fs::canonicalize(image).ok()?;
-    let path = real.parent()?.join(name);
-    Some(fs::canonicalize(&path).unwrap_or(path))
 }

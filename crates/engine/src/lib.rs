@@ -57,7 +57,7 @@ pub use node::Node;
 pub use paths::NodeOptions;
 pub use pools::{PoolInfo, PoolRefresh, PoolState};
 
-pub use volumes::{NewBacking, NewVolume, Preallocation, Qcow2Settings};
+pub use volumes::{ChainNode, Compression, NewBacking, NewVolume, Preallocation, Qcow2Settings};
 
 pub use cenote_image::Format;
 pub use cenote_pools::{

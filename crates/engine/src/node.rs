@@ -23,6 +23,7 @@ pub struct Node {
     runtime_dir: PathBuf,
     repairs: Vec<Repair>,
     layers: LayerCache,
+    backing_dirs: Vec<PathBuf>,
     usages: Vec<Arc<dyn Usage>>,
 }
 
@@ -43,6 +44,7 @@ impl Node {
             runtime_dir,
             repairs: Vec::new(),
             layers: LayerCache::default(),
+            backing_dirs: options.backing_dirs.clone(),
             usages: Vec::new(),
         };
         for dir in [node.operations_dir(), node.runtime_dir.clone()] {
@@ -116,6 +118,10 @@ impl Node {
 
     pub(crate) fn usages(&self) -> &[Arc<dyn Usage>] {
         &self.usages
+    }
+
+    pub(crate) fn backing_dirs(&self) -> &[PathBuf] {
+        &self.backing_dirs
     }
 
     pub(crate) fn layers(&self) -> &LayerCache {

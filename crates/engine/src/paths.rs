@@ -16,6 +16,9 @@ pub struct NodeOptions {
     /// `<state_dir>/run` when the state directory was given, else
     /// `/run/cenote` for root and `$XDG_RUNTIME_DIR/cenote` for a user.
     pub runtime_dir: Option<PathBuf>,
+    /// Directories beside those of the pools that backing and data files of
+    /// volumes may lie in. `/` allows all.
+    pub backing_dirs: Vec<PathBuf>,
     /// Leaves interrupted operations as they are instead of repairing them;
     /// for diagnosis.
     pub skip_repair: bool,

@@ -33,8 +33,7 @@ const SCENARIOS: &[Scenario] = &[
         before: |_| {},
         run: |node| {
             let new = NewVolume::new("disk", Format::Raw, 1 << 20);
-            node.volume_create("default", &new, &NoProgress)
-                .expect("create");
+            node.volume_create("default", &new).expect("create");
         },
         happened: |node| match volume_names(node).as_slice() {
             [] => false,
@@ -54,8 +53,7 @@ const SCENARIOS: &[Scenario] = &[
         name: "delete",
         before: |node| {
             let new = NewVolume::new("disk", Format::Raw, 1 << 20);
-            node.volume_create("default", &new, &NoProgress)
-                .expect("create");
+            node.volume_create("default", &new).expect("create");
         },
         run: |node| {
             node.volume_delete(&VolumeId::new("default", "disk"))
@@ -67,8 +65,7 @@ const SCENARIOS: &[Scenario] = &[
         name: "upload",
         before: |node| {
             let new = NewVolume::new("disk", Format::Raw, 3 << 20);
-            node.volume_create("default", &new, &NoProgress)
-                .expect("create");
+            node.volume_create("default", &new).expect("create");
             fs::write(node.state_dir().join("source"), vec![7; 3 << 20]).expect("source");
         },
         run: |node| {
@@ -289,12 +286,8 @@ fn an_operation_under_way_is_left_alone_and_keeps_others_off() {
     let dir = tempfile::tempdir().expect("a directory");
     let node = open(dir.path());
     let id = VolumeId::new("default", "disk");
-    node.volume_create(
-        "default",
-        &NewVolume::new("disk", Format::Raw, 2 << 20),
-        &NoProgress,
-    )
-    .expect("create");
+    node.volume_create("default", &NewVolume::new("disk", Format::Raw, 2 << 20))
+        .expect("create");
     let source = dir.path().join("source");
     fs::write(&source, vec![1; 2 << 20]).expect("source");
     let (reached, go_on) = (Barrier::new(2), Barrier::new(2));

@@ -48,7 +48,7 @@ fn raw_volumes_are_sparse_or_preallocated_as_asked() {
     let s = setup();
     let mut new = NewVolume::new("sparse", Format::Raw, 64 << 20);
     new.allocation = Some(0);
-    let info = s.node.volume_create("default", &new, &NoProgress).unwrap();
+    let info = s.node.volume_create("default", &new).unwrap();
     assert_eq!(
         (info.capacity, info.format_origin),
         (64 << 20, FormatOrigin::Created)
@@ -56,7 +56,7 @@ fn raw_volumes_are_sparse_or_preallocated_as_asked() {
     assert!(info.allocation < 1 << 20, "{info:?}");
     assert_eq!(info.mode, 0o600);
     let new = NewVolume::new("full", Format::Raw, 8 << 20);
-    let info = s.node.volume_create("default", &new, &NoProgress).unwrap();
+    let info = s.node.volume_create("default", &new).unwrap();
     assert!(info.allocation >= 8 << 20, "{info:?}");
     assert_eq!(info.key, text(&s.images.join("full")));
 }
@@ -66,17 +66,11 @@ fn nothing_is_overwritten() {
     let s = setup();
     fs::write(s.images.join("taken"), "precious").unwrap();
     let new = NewVolume::new("taken", Format::Raw, 1 << 20);
-    let error = s
-        .node
-        .volume_create("default", &new, &NoProgress)
-        .unwrap_err();
+    let error = s.node.volume_create("default", &new).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exists, "{error}");
     symlink("/nonexistent", s.images.join("dangling")).unwrap();
     let new = NewVolume::new("dangling", Format::Raw, 1 << 20);
-    let error = s
-        .node
-        .volume_create("default", &new, &NoProgress)
-        .unwrap_err();
+    let error = s.node.volume_create("default", &new).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exists, "{error}");
     assert_eq!(fs::read(s.images.join("taken")).unwrap(), b"precious");
     assert_eq!(fs::read_dir(&s.images).unwrap().count(), 2);
@@ -87,14 +81,11 @@ fn bad_names_and_sizes_are_refused() {
     let s = setup();
     for name in ["a/b", "..", "a\nb", "", &"x".repeat(300)] {
         let new = NewVolume::new(name, Format::Raw, 1 << 20);
-        let error = s
-            .node
-            .volume_create("default", &new, &NoProgress)
-            .unwrap_err();
+        let error = s.node.volume_create("default", &new).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{name:?}: {error}");
     }
     let new = NewVolume::new("huge", Format::Raw, u64::MAX);
-    assert!(s.node.volume_create("default", &new, &NoProgress).is_err());
+    assert!(s.node.volume_create("default", &new).is_err());
     assert_eq!(fs::read_dir(&s.images).unwrap().count(), 0);
 }
 
@@ -112,7 +103,7 @@ fn names_are_resolved_however_they_are_written() {
         .unwrap();
     for (pool, name) in [("default", "only"), ("default", "both"), ("second", "both")] {
         let new = NewVolume::new(name, Format::Raw, 4096);
-        s.node.volume_create(pool, &new, &NoProgress).unwrap();
+        s.node.volume_create(pool, &new).unwrap();
     }
     let path = s.images.join("only");
     for spelled in [
@@ -255,7 +246,7 @@ fn a_header_written_by_a_guest_does_not_change_the_format() {
         "1M",
     ]);
     let new = NewVolume::new("created", Format::Raw, 1 << 20);
-    s.node.volume_create("default", &new, &NoProgress).unwrap();
+    s.node.volume_create("default", &new).unwrap();
     fs::write(s.images.join("adopted"), vec![0; 1 << 20]).unwrap();
     s.node.pool_refresh("default").unwrap();
     for name in ["created", "adopted"] {
@@ -374,11 +365,7 @@ fn users_the_engine_is_told_about_keep_a_volume() {
     }
     let mut s = setup();
     s.node
-        .volume_create(
-            "default",
-            &NewVolume::new("disk", Format::Raw, 512),
-            &NoProgress,
-        )
+        .volume_create("default", &NewVolume::new("disk", Format::Raw, 512))
         .unwrap();
     let real = fs::canonicalize(s.images.join("disk")).unwrap();
     s.node.add_usage(std::sync::Arc::new(Domain(real)));
@@ -393,11 +380,7 @@ fn uploads_and_downloads_compare_equal() {
     let source = s.dir.path().join("source");
     fs::write(&source, &content).unwrap();
     s.node
-        .volume_create(
-            "default",
-            &NewVolume::new("disk", Format::Raw, 4 << 20),
-            &NoProgress,
-        )
+        .volume_create("default", &NewVolume::new("disk", Format::Raw, 4 << 20))
         .unwrap();
     let transfer = Transfer {
         offset: 1000,
@@ -476,17 +459,14 @@ fn a_full_disk_leaves_nothing_behind() {
     );
     s.node.pool_create(&xml, None).unwrap();
     let new = NewVolume::new("large", Format::Raw, 64 << 20);
-    let error = s
-        .node
-        .volume_create("small", &new, &NoProgress)
-        .unwrap_err();
+    let error = s.node.volume_create("small", &new).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Host, "{error}");
     assert!(error.to_string().contains("no space left"), "{error}");
     assert!(error.to_string().contains(text(disk.0.path())), "{error}");
     assert_eq!(fs::read_dir(disk.0.path()).unwrap().count(), 0);
     // And the retry with a size that fits works.
     let new = NewVolume::new("large", Format::Raw, 1 << 20);
-    let info = s.node.volume_create("small", &new, &NoProgress).unwrap();
+    let info = s.node.volume_create("small", &new).unwrap();
     assert_eq!(fs::metadata(info.path).unwrap().size(), 1 << 20);
     s.node.pool_stop("small").unwrap();
 }

@@ -33,7 +33,6 @@ pub(crate) enum Plan {
         verb: Verb,
         volume: VolumeId,
         tag: String,
-        format: String,
     },
     /// Remove a logical volume.
     LogicalDelete { volume: VolumeId },

@@ -1,16 +1,18 @@
 //! Making volumes.
 
-use std::fs::File;
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use cenote_image::Format;
-use cenote_image::qcow2::header::Compression;
-use cenote_pools::file::{create_new, identity, private_sibling, publish, sync_file};
+use cenote_image::create::{BackingSpec, Compat, CreateOptions, create};
+use cenote_image::{BackingPolicy, Format};
+use cenote_pools::file::{identity, private_sibling, publish, sync_file};
 use cenote_pools::{
-    Error as StorageError, FormatOrigin, Permissions, Progress, VolumeId, VolumeInfo,
+    Error as StorageError, FormatOrigin, Permissions, Source, VolumeId, VolumeInfo,
     check_volume_name,
 };
+
+pub use cenote_image::create::{Compression, Preallocation};
 
 use crate::error::{Error, Result};
 use crate::node::Node;
@@ -20,20 +22,6 @@ use crate::records;
 
 /// Mode of a volume for which nothing else is asked, as libvirt's.
 const DEFAULT_MODE: u32 = 0o600;
-
-/// How much of a new volume is allocated at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Preallocation {
-    /// Nothing: it grows as it is written.
-    #[default]
-    Off,
-    /// The tables of a qcow2 image, not its data.
-    Metadata,
-    /// All of it, reserved by the file system.
-    Falloc,
-    /// All of it, written with zeroes.
-    Full,
-}
 
 /// Options that only qcow2 has. `None` leaves the choice to the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,10 +38,6 @@ pub struct Qcow2Settings {
     pub extended_l2: bool,
     /// How compressed clusters are compressed.
     pub compression: Option<Compression>,
-    /// Data goes into this file instead.
-    pub data_file: Option<PathBuf>,
-    /// The data file is itself a raw image of the disk.
-    pub data_file_raw: bool,
 }
 
 /// What a new volume shows where it has nothing itself.
@@ -75,7 +59,7 @@ pub struct NewVolume {
     /// Size the guest sees; `None`: that of the backing image.
     pub capacity: Option<u64>,
     /// Space reserved at once. `None`: all for raw, none for qcow2, as
-    /// libvirt has it.
+    /// libvirt has it. A qcow2 volume can have none or all.
     pub allocation: Option<u64>,
     /// Reservation by name instead of by size.
     pub preallocation: Option<Preallocation>,
@@ -101,6 +85,87 @@ impl NewVolume {
             permissions: Permissions::default(),
         }
     }
+
+    /// A qcow2 volume of the size of `backing`, showing its content.
+    pub fn overlay(name: impl Into<String>, backing: NewBacking) -> Self {
+        NewVolume {
+            capacity: None,
+            backing: Some(backing),
+            ..NewVolume::new(name, Format::Qcow2, 0)
+        }
+    }
+
+    fn refuse(&self, reason: impl Into<String>) -> Error {
+        let (what, reason) = (format!("volume '{}'", self.name), reason.into());
+        StorageError::Invalid { what, reason }.into()
+    }
+
+    /// Refuses options that the format does not have.
+    fn check(&self) -> Result<()> {
+        check_volume_name(&self.name)?;
+        match self.format {
+            Format::Raw if self.qcow2 != Qcow2Settings::default() => {
+                Err(self.refuse("only qcow2 volumes have these options"))
+            }
+            Format::Raw if self.backing.is_some() => {
+                Err(self.refuse("only qcow2 volumes have a backing image"))
+            }
+            Format::Raw if self.preallocation == Some(Preallocation::Metadata) => {
+                Err(self.refuse("a raw volume has no metadata to preallocate"))
+            }
+            _ if self.preallocation.is_some() && self.allocation.is_some() => {
+                Err(self.refuse("give an allocation or a preallocation, not both"))
+            }
+            _ if self.capacity.is_none() && self.backing.is_none() => {
+                Err(self.refuse("a volume without backing image needs a capacity"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the image engine is told. The second value is the space to
+    /// reserve in a raw file afterwards.
+    fn options(
+        &self,
+        backing: Option<BackingSpec>,
+        policy: BackingPolicy,
+    ) -> Result<(CreateOptions, u64)> {
+        let mut options = CreateOptions::new(self.format, 0);
+        options.size = self.capacity;
+        options.policy = policy;
+        options.backing = backing;
+        options.preallocation = self.preallocation.unwrap_or_default();
+        let capacity = self.capacity.unwrap_or(0);
+        if self.format == Format::Raw {
+            let reserve = match (self.preallocation, self.allocation) {
+                (Some(_), _) => 0,
+                (None, Some(allocation)) => allocation.min(capacity),
+                (None, None) => capacity,
+            };
+            return Ok((options, reserve));
+        }
+        match self.allocation {
+            None | Some(0) => {}
+            Some(allocation) if allocation >= capacity && self.capacity.is_some() => {
+                options.preallocation = Preallocation::Falloc;
+            }
+            Some(_) => {
+                return Err(self.refuse(
+                    "a qcow2 volume is allocated not at all (0) or wholly (its capacity)",
+                ));
+            }
+        }
+        let qcow2 = &self.qcow2;
+        if qcow2.version_2 {
+            options.compat = Compat::V2;
+        }
+        options.cluster_size = qcow2.cluster_size.unwrap_or(options.cluster_size);
+        options.refcount_bits = qcow2.refcount_bits.unwrap_or(options.refcount_bits);
+        options.lazy_refcounts = qcow2.lazy_refcounts;
+        options.extended_l2 = qcow2.extended_l2;
+        options.compression = qcow2.compression.unwrap_or(options.compression);
+        Ok((options, 0))
+    }
 }
 
 impl Node {
@@ -109,17 +174,89 @@ impl Node {
     /// # Errors
     /// The name is taken or none, an option cannot be honoured, the pool is
     /// full, ...; nothing is left of the volume then.
-    pub fn volume_create(
+    pub fn volume_create(&self, pool: &str, new: &NewVolume) -> Result<VolumeInfo> {
+        self.create(pool, new, Verb::Create)
+    }
+
+    /// Makes a qcow2 volume that shows `source` and keeps what is written to
+    /// it for itself. `source` must not change from then on, which deleting,
+    /// resizing and writing volumes respects.
+    ///
+    /// # Errors
+    /// As [`Node::volume_create`].
+    pub fn volume_clone_linked(
         &self,
+        source: &VolumeId,
         pool: &str,
-        new: &NewVolume,
-        progress: &dyn Progress,
+        name: &str,
     ) -> Result<VolumeInfo> {
+        let backing = NewBacking {
+            image: self.volume(source)?.key,
+            format: None,
+        };
+        self.create(pool, &NewVolume::overlay(name, backing), Verb::Clone)
+    }
+
+    fn create(&self, pool: &str, new: &NewVolume, verb: Verb) -> Result<VolumeInfo> {
         let row = self.running_pool(pool)?;
-        check_options(new)?;
-        self.create_file(&row, new, Verb::Create, progress, |temporary| {
-            raw_file(temporary, new)
+        new.check()?;
+        if matches!(row.definition.spec.source, Source::VolumeGroup { .. }) {
+            return self.create_logical(&row, new, verb);
+        }
+        let backing = match &new.backing {
+            Some(backing) => Some(self.backing_spec(new, backing)?),
+            None => None,
+        };
+        let (options, reserved) = new.options(backing, self.backing_policy()?)?;
+        self.create_file(&row, new, verb, |temporary| {
+            create(temporary, &options).map_err(StorageError::from)?;
+            reserve(temporary, reserved)
         })
+    }
+
+    /// The backing image as it is written into the header: by its absolute
+    /// path, so that it does not matter from where it is looked at.
+    pub(crate) fn backing_spec(
+        &self,
+        new: &NewVolume,
+        backing: &NewBacking,
+    ) -> Result<BackingSpec> {
+        let volume = match self.resolve_volume(&backing.image, None) {
+            Ok(id) => Some(self.volume(&id)?),
+            Err(Error::Storage(StorageError::VolumeNotFound { .. })) => None,
+            Err(error) => return Err(error),
+        };
+        let (path, format) = match volume {
+            Some(info) => {
+                let known = self.trusted_format(&info)?;
+                if backing.format.is_some_and(|given| given != known) {
+                    return Err(new.refuse(format!(
+                        "backing volume '{}' has format {known}; change it with: cenote \
+                         vol-set-format {}",
+                        info.id(),
+                        info.id(),
+                    )));
+                }
+                (info.path, known)
+            }
+            None => {
+                let path = fs::canonicalize(&backing.image).map_err(|source| {
+                    StorageError::at("open the backing image", Path::new(&backing.image), source)
+                })?;
+                let format = backing.format.ok_or_else(|| {
+                    new.refuse(format!(
+                        "the format of backing image '{}' must be given, it is never guessed",
+                        backing.image
+                    ))
+                })?;
+                (path, format)
+            }
+        };
+        let path = path
+            .to_str()
+            .ok_or_else(|| new.refuse("the path of its backing image is not UTF-8"))?
+            .to_owned();
+        Ok(BackingSpec { path, format })
     }
 
     /// The journalled way of a new file into a pool: `fill` makes the whole
@@ -129,10 +266,8 @@ impl Node {
         row: &PoolRow,
         new: &NewVolume,
         verb: Verb,
-        _progress: &dyn Progress,
         fill: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<VolumeInfo> {
-        check_volume_name(&new.name)?;
         let volume = VolumeId::new(row.name(), &new.name);
         let path = row.definition.spec.target.join(&new.name);
         if identity(&path)?.is_some() {
@@ -148,7 +283,7 @@ impl Node {
             format: new.format.as_str().into(),
         })?;
         let result = (|| {
-            fill(&temporary)?;
+            fill(&temporary).map_err(|error| named_for(error, &temporary, &path))?;
             set_permissions(&temporary, &new.permissions)?;
             sync_file(&temporary)?;
             let made = identity(&temporary)?;
@@ -171,51 +306,133 @@ impl Node {
         operation.finish(result)?;
         self.volume(&volume)
     }
-}
 
-/// Refuses options that the format does not have.
-fn check_options(new: &NewVolume) -> Result<()> {
-    let refuse = |reason: &str| {
-        Err(Error::from(StorageError::Invalid {
-            what: format!("volume '{}'", new.name),
-            reason: reason.into(),
-        }))
-    };
-    match new.format {
-        Format::Qcow2 => refuse("the image engine of this build does not create qcow2 yet"),
-        Format::Raw if new.qcow2 != Qcow2Settings::default() => {
-            refuse("only qcow2 volumes have these options")
+    fn create_logical(&self, row: &PoolRow, new: &NewVolume, verb: Verb) -> Result<VolumeInfo> {
+        let refuse = |what: &str, reason: &str| {
+            let (pool, what) = (row.name().to_owned(), what.to_owned());
+            Err(StorageError::PoolCannot {
+                pool,
+                what,
+                reason: reason.to_owned(),
+            }
+            .into())
+        };
+        if new.format != Format::Raw {
+            return refuse(
+                "hold qcow2 volumes",
+                "its volumes are devices, which are raw",
+            );
         }
-        Format::Raw if new.backing.is_some() => refuse("only qcow2 volumes have a backing image"),
-        Format::Raw if new.preallocation == Some(Preallocation::Metadata) => {
-            refuse("a raw volume has no metadata to preallocate")
+        let capacity = new.capacity.unwrap_or(0);
+        if new
+            .allocation
+            .is_some_and(|allocation| allocation < capacity)
+        {
+            return refuse(
+                "make sparse volumes",
+                "logical volumes are allocated wholly",
+            );
         }
-        _ => Ok(()),
+        if new.permissions != Permissions::default() {
+            return refuse(
+                "set owner or mode",
+                "device nodes belong to udev; write a rule for it",
+            );
+        }
+        let volume = VolumeId::new(row.name(), &new.name);
+        let group = row.logical()?;
+        let tag = format!("cenote-new-{:016x}", rand::random::<u64>());
+        let operation = self.begin(Plan::LogicalCreate {
+            verb,
+            volume: volume.clone(),
+            tag: tag.clone(),
+        })?;
+        let result = group
+            .create(&new.name, capacity, &tag)
+            .map_err(Error::from)
+            .and_then(|()| {
+                records::put(self.state(), &volume, "raw", FormatOrigin::Created)?;
+                Ok(group.accept(&new.name, &tag)?)
+            });
+        operation.finish(result)?;
+        self.volume(&volume)
     }
 }
 
-fn raw_file(path: &Path, new: &NewVolume) -> Result<()> {
-    let capacity = new.capacity.ok_or_else(|| StorageError::Invalid {
-        what: format!("volume '{}'", new.name),
-        reason: "a raw volume needs a capacity".into(),
-    })?;
-    let file = create_new(path, DEFAULT_MODE)?;
-    let at = |action| move |source| Error::from(StorageError::at(action, path, source));
-    file.set_len(capacity).map_err(at("set the size of"))?;
-    reserve(&file, new.allocation.unwrap_or(capacity).min(capacity))
-        .map_err(at("reserve space for"))
+/// Errors about the private file are about the volume, for the user.
+fn named_for(error: Error, temporary: &Path, path: &Path) -> Error {
+    use cenote_image::Error as Image;
+    let here = |found: PathBuf| {
+        if found == temporary {
+            path.to_owned()
+        } else {
+            found
+        }
+    };
+    let Error::Storage(error) = error else {
+        return error;
+    };
+    Error::Storage(match error {
+        StorageError::Image(Image::Io {
+            path,
+            action,
+            source,
+        }) => StorageError::Image(Image::Io {
+            path: here(path),
+            action,
+            source,
+        }),
+        StorageError::Image(Image::NoSpace { path, action }) => {
+            StorageError::Image(Image::NoSpace {
+                path: here(path),
+                action,
+            })
+        }
+        StorageError::Image(Image::Unsupported { path, feature }) => {
+            StorageError::Image(Image::Unsupported {
+                path: here(path),
+                feature,
+            })
+        }
+        StorageError::Image(Image::BackingMissing { path, backing }) => {
+            StorageError::Image(Image::BackingMissing {
+                path: here(path),
+                backing,
+            })
+        }
+        StorageError::Image(Image::BackingOutside { path, backing }) => {
+            StorageError::Image(Image::BackingOutside {
+                path: here(path),
+                backing,
+            })
+        }
+        StorageError::NoSpace { action, path } => StorageError::NoSpace {
+            action,
+            path: here(path),
+        },
+        StorageError::Io {
+            action,
+            path,
+            source,
+        } => StorageError::Io {
+            action,
+            path: here(path),
+            source,
+        },
+        other => other,
+    })
 }
 
-fn reserve(file: &File, length: u64) -> std::io::Result<()> {
+fn reserve(path: &Path, length: u64) -> Result<()> {
     if length == 0 {
         return Ok(());
     }
-    Ok(rustix::fs::fallocate(
-        file,
-        rustix::fs::FallocateFlags::KEEP_SIZE,
-        0,
-        length,
-    )?)
+    let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|file| Ok(rustix::fs::fallocate(file, flags, 0, length)?))
+        .map_err(|source| StorageError::at("reserve space for", path, source).into())
 }
 
 fn set_permissions(path: &Path, permissions: &Permissions) -> Result<()> {
@@ -226,6 +443,5 @@ fn set_permissions(path: &Path, permissions: &Permissions) -> Result<()> {
     }
     // After the owner, which clears the set-id bits.
     let mode = permissions.mode.unwrap_or(DEFAULT_MODE);
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(at("set the mode of"))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(at("set the mode of"))
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use cenote_image::Format;
+use cenote_image::{BackingPolicy, Format};
 use cenote_pools::{Error as StorageError, VolumeId, VolumeInfo, VolumeKind, host_users};
 
 use crate::error::Result;
@@ -13,9 +13,9 @@ use crate::node::Node;
 
 /// Tells a file from every other, whatever its path: device and inode, or the
 /// device number of a block device.
-type Identity = (u64, u64, u64);
+pub(crate) type Identity = (u64, u64, u64);
 
-fn identity(path: &Path) -> Option<Identity> {
+pub(crate) fn identity(path: &Path) -> Option<Identity> {
     let metadata = fs::metadata(path).ok()?;
     match metadata.rdev() {
         0 => Some((metadata.dev(), metadata.ino(), 0)),
@@ -100,5 +100,27 @@ impl Node {
             }
             .into())
         }
+    }
+
+    /// Where backing and data files may lie: in the directories of the node's
+    /// pools and where [`crate::NodeOptions::backing_dirs`] allows.
+    pub(crate) fn backing_policy(&self) -> Result<BackingPolicy> {
+        let mut allowed = self.backing_dirs().to_vec();
+        for row in self.pool_rows()? {
+            match row.logical() {
+                // Device nodes are links out of the group's directory.
+                Ok(_) if row.active => {
+                    let listing = row.backend().list()?;
+                    allowed.extend(listing.volumes.into_iter().map(|found| found.path));
+                }
+                Ok(_) => {}
+                Err(_) => allowed.push(row.definition.spec.target.clone()),
+            }
+        }
+        let real = |path: PathBuf| fs::canonicalize(&path).unwrap_or(path);
+        Ok(BackingPolicy {
+            allowed_dirs: Some(allowed.into_iter().map(real).collect()),
+            ..BackingPolicy::default()
+        })
     }
 }

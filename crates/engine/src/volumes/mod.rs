@@ -1,6 +1,8 @@
 //! Volumes: finding, listing, naming and protecting them.
 
+mod chain;
 mod create;
+mod document;
 mod guard;
 mod remove;
 mod resolve;
@@ -17,7 +19,8 @@ use cenote_pools::{
     sniff,
 };
 
-pub use create::{NewBacking, NewVolume, Preallocation, Qcow2Settings};
+pub use chain::ChainNode;
+pub use create::{Compression, NewBacking, NewVolume, Preallocation, Qcow2Settings};
 
 use crate::error::Result;
 use crate::node::Node;
