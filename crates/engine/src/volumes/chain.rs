@@ -82,7 +82,11 @@ impl Node {
             };
             node.overlays = self.overlays_of(&family, &path, &info.path, 0);
             // An overlay outside the pools is known only from above.
-            if !node.overlays.iter().any(|overlay| overlay.path == root.path) {
+            if !node
+                .overlays
+                .iter()
+                .any(|overlay| overlay.path == root.path)
+            {
                 node.overlays.push(root);
             }
             root = node;
