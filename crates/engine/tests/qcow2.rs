@@ -297,3 +297,90 @@ fn the_document_of_the_wiki_makes_a_volume() {
         "{error}"
     );
 }
+
+#[test]
+fn the_tree_of_a_chain_shows_every_branch() {
+    let s = setup();
+    s.node
+        .volume_create("default", &NewVolume::new("base", Format::Qcow2, 1 << 20))
+        .unwrap();
+    for (below, name) in [("base", "left"), ("base", "right"), ("left", "leaf")] {
+        s.node
+            .volume_clone_linked(&id(below), "default", name)
+            .unwrap();
+    }
+    let root = s.node.volume_chain(&id("left")).unwrap();
+    let name = |node: &cenote_engine::ChainNode| node.volume.as_ref().unwrap().name.clone();
+    assert_eq!(name(&root), "base");
+    assert_eq!(
+        root.overlays.iter().map(name).collect::<Vec<_>>(),
+        ["left", "right"]
+    );
+    assert!(root.overlays[0].selected && !root.overlays[1].selected && !root.selected);
+    assert_eq!(name(&root.overlays[0].overlays[0]), "leaf");
+    // A base outside the pools, under an overlay outside the pools.
+    let outside = |name: &str| s.dir.path().join(name);
+    qemu_img(&["create", "-q", "-f", "raw", text(&outside("o.raw")), "1M"]);
+    qemu_img(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        text(&outside("o.raw")),
+        "-F",
+        "raw",
+        text(&outside("o.qcow2")),
+    ]);
+    qemu_img(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        text(&outside("o.qcow2")),
+        "-F",
+        "qcow2",
+        text(&s.images.join("top")),
+    ]);
+    let root = s.node.volume_chain(&id("top")).unwrap();
+    assert_eq!(root.path, outside("o.raw"));
+    assert_eq!(root.overlays[0].path, outside("o.qcow2"));
+    assert_eq!(name(&root.overlays[0].overlays[0]), "top");
+    // A loop is told, not followed.
+    qemu_img(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        text(&s.images.join("a")),
+        "1M",
+    ]);
+    qemu_img(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        "a",
+        "-F",
+        "qcow2",
+        text(&s.images.join("b")),
+    ]);
+    qemu_img(&[
+        "rebase",
+        "-u",
+        "-f",
+        "qcow2",
+        "-b",
+        "b",
+        "-F",
+        "qcow2",
+        text(&s.images.join("a")),
+    ]);
+    let root = s.node.volume_chain(&id("a")).unwrap();
+    assert!(root.problem.unwrap().contains("itself"));
+    s.node.volume_set_format(&id("a"), Format::Qcow2).unwrap();
+    let error = s.node.open_volume(&id("a"), false).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidState, "{error}");
+}
