@@ -41,6 +41,7 @@ pub struct OpenOptions {
     lock: Option<LockPolicy>,
     backing: BackingPolicy,
     metadata_cache: usize,
+    writable_layer: Option<usize>,
     with_backing: Option<Image>,
     with_data_file: Option<Arc<dyn Storage>>,
 }
@@ -55,6 +56,7 @@ impl OpenOptions {
             lock: None,
             backing: BackingPolicy::default(),
             metadata_cache: METADATA_CACHE,
+            writable_layer: None,
             with_backing: None,
             with_data_file: None,
         }
@@ -104,6 +106,14 @@ impl OpenOptions {
     /// header names. For [`OpenOptions::open_storage`].
     pub fn with_data_file(mut self, data: Option<Arc<dyn Storage>>) -> Self {
         self.with_data_file = data;
+        self
+    }
+
+    /// Opens the layer at this depth (1 is the backing file) for writing too,
+    /// locked against all others, as a commit into it needs.
+    #[must_use]
+    pub fn writable_layer(mut self, depth: u32) -> Self {
+        self.writable_layer = usize::try_from(depth).ok();
         self
     }
 
@@ -245,12 +255,14 @@ impl OpenOptions {
         };
         let declared = chain::declared_format(header, layer.path)?;
         let backing = chain::resolve_backing(layer.path, name, declared, &self.backing)?;
+        let writable = self.writable_layer == Some(seen.len());
         let below = LayerRequest {
             path: &backing.path,
             format: backing.format,
-            writable: false,
+            writable,
             lock: match layer.lock {
                 LockPolicy::Off => LockPolicy::Off,
+                _ if writable => LockPolicy::Exclusive,
                 _ => LockPolicy::Shared,
             },
             metadata_cache: BACKING_METADATA_CACHE,

@@ -60,6 +60,14 @@ impl Raw {
         Ok(())
     }
 
+    /// Cuts or grows the disk, durably.
+    pub(crate) fn resize(&self, size: u64) -> io::Result<()> {
+        self.storage.set_length(size)?;
+        self.storage.sync()?;
+        self.size.store(size, Ordering::Release);
+        Ok(())
+    }
+
     pub(crate) fn note_write(&self) {
         if !self.unsynced.load(Ordering::Relaxed) {
             self.unsynced.store(true, Ordering::SeqCst);

@@ -233,11 +233,17 @@ impl Qcow2 {
         if self.broken.load(Ordering::Acquire) {
             return Err(Error::corrupt(
                 &self.path,
-                "damage was met earlier, the image takes no more writes",
+                "an earlier failure left its structure in doubt; close it and open it again",
                 72,
             ));
         }
         Ok(())
+    }
+
+    /// Ends writing through this handle after a change of structure failed half
+    /// way. The file says that it is dirty; opening it again repairs it.
+    pub(crate) fn stop_writing(&self) {
+        self.broken.store(true, Ordering::Release);
     }
 
     /// Passes an outcome on. Damage met in a writable image sets the corrupt

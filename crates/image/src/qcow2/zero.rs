@@ -233,6 +233,39 @@ impl Qcow2 {
         Ok(stop - at)
     }
 
+    /// Makes bytes past the end of the disk read as zeroes, before a larger
+    /// size shows them: those of stale clusters, and the first `shown` bytes
+    /// of the backing file, which is longer than the disk was.
+    pub(crate) fn zero_beyond_end(&self, end: u64, shown: u64) -> Result<()> {
+        let _pin = self.gate.pin();
+        let outcome = self.zero_beyond_end_pinned(end, shown);
+        self.guard(outcome)
+    }
+
+    fn zero_beyond_end_pinned(&self, end: u64, shown: u64) -> Result<()> {
+        let unit = self.geo.unit;
+        let mut at = self.size();
+        while at < end {
+            let run = self.lookup(at, end - at)?;
+            let nothing = match run.kind {
+                RunKind::Backing => at >= shown,
+                RunKind::Zero { .. } => true,
+                RunKind::Data { .. } | RunKind::Compressed { .. } => false,
+            };
+            let inside = at % unit;
+            at += if nothing {
+                run.length
+            } else if inside > 0 || run.length < unit || self.geo.version < 3 {
+                let length = run.length.min(unit - inside);
+                self.write_zero_bytes(at, length)?;
+                length
+            } else {
+                self.change_fate(at, run.length - run.length % unit, Fate::ZeroFree, true)?
+            };
+        }
+        Ok(())
+    }
+
     /// Space of a discarded range; without effect on what the guest reads.
     fn punch_data_file(&self, at: u64, length: u64) {
         if let Err(error) = self.data().discard_at(at, length) {

@@ -1,13 +1,14 @@
 //! What `O_DIRECT` asks for: aligned buffers, and order between requests that
 //! share a block which one of them must read, change and write back.
 
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 
 use parking_lot::{Condvar, Mutex};
 
-/// A zeroed buffer whose start is a multiple of a power of two.
+/// A buffer, zeroed when made, whose start is a multiple of a power of two, so
+/// that `O_DIRECT` requests need no bounce buffer.
 #[derive(Debug)]
-pub(super) struct AlignedBuffer {
+pub struct AlignedBuffer {
     bytes: Vec<u8>,
     start: usize,
     length: usize,
@@ -15,7 +16,7 @@ pub(super) struct AlignedBuffer {
 
 impl AlignedBuffer {
     /// `alignment` is a power of two, at most the page size in practice.
-    pub(super) fn new(length: usize, alignment: usize) -> Self {
+    pub fn new(length: usize, alignment: usize) -> Self {
         let bytes = vec![0; length.saturating_add(alignment)];
         // `align_offset` may only give up (usize::MAX) in constant evaluation.
         let start = bytes.as_ptr().align_offset(alignment).min(alignment);
@@ -25,8 +26,18 @@ impl AlignedBuffer {
             length,
         }
     }
+}
 
-    pub(super) fn as_mut(&mut self) -> &mut [u8] {
+impl Deref for AlignedBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.length]
+    }
+}
+
+impl DerefMut for AlignedBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.start + self.length]
     }
 }

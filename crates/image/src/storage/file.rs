@@ -275,9 +275,9 @@ impl FileStorage {
             let at = offset + done as u64;
             let start = self.round_down(at);
             let skip = (at - start) as usize;
-            let take = (bounce.as_mut().len() - skip).min(buf.len() - done);
+            let take = (bounce.len() - skip).min(buf.len() - done);
             let padded = (skip + take).next_multiple_of(self.block as usize);
-            let piece = &mut bounce.as_mut()[..padded];
+            let piece = &mut bounce[..padded];
             self.read_filled(piece, start)?;
             buf[done..done + take].copy_from_slice(&piece[skip..skip + take]);
             done += take;
@@ -335,9 +335,9 @@ impl FileStorage {
             let at = offset + done as u64;
             let start = self.round_down(at);
             let skip = (at - start) as usize;
-            let take = (bounce.as_mut().len() - skip).min(direct - done);
+            let take = (bounce.len() - skip).min(direct - done);
             let padded = (skip + take).next_multiple_of(self.block as usize);
-            let piece = &mut bounce.as_mut()[..padded];
+            let piece = &mut bounce[..padded];
             let block = self.block as usize;
             if skip != 0 {
                 self.read_filled(&mut piece[..block], start)?;
@@ -369,12 +369,12 @@ impl FileStorage {
 
     fn write_zero_bytes(&self, offset: u64, length: u64) -> io::Result<()> {
         let size = usize::try_from(length).unwrap_or(PIECE).min(PIECE);
-        let mut zeroes = AlignedBuffer::new(size, self.memory_alignment);
+        let zeroes = AlignedBuffer::new(size, self.memory_alignment);
         let mut at = offset;
         let end = offset + length;
         while at < end {
             let take = (end - at).min(size as u64);
-            self.write_unguarded(&zeroes.as_mut()[..take as usize], at)?;
+            self.write_unguarded(&zeroes[..take as usize], at)?;
             at += take;
         }
         Ok(())

@@ -10,6 +10,7 @@ mod ioctl;
 mod memory;
 pub mod testing;
 
+pub use direct::AlignedBuffer;
 pub use file::{CacheMode, FileStorage};
 pub use memory::MemoryStorage;
 
