@@ -222,9 +222,10 @@ fn assemble(content: Content, certificate: &Certificate) -> Vec<u8> {
 /// Latin-1, which WinAnsi agrees with outside 0x80 to 0x9f.
 fn win_ansi(text: &str) -> Vec<u8> {
     text.chars()
-        .map(|symbol| match u8::try_from(symbol as u32) {
-            Ok(byte @ (0x20..=0x7e | 0xa0..)) => byte,
-            _ => b'?',
+        .map(|symbol| {
+            let byte = u8::try_from(symbol as u32).ok();
+            byte.filter(|byte| matches!(byte, 0x20..=0x7e | 0xa0..))
+                .unwrap_or(b'?')
         })
         .collect()
 }

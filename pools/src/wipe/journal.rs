@@ -54,6 +54,9 @@ pub struct FileRecord {
     pub map: ExtentMap,
     /// How to make it an empty volume again; none for raw.
     pub rebuild: Option<Rebuild>,
+    /// For a data file, its size when empty: the disk's where it can be used
+    /// as a raw image, else 0.
+    pub data_size: Option<u64>,
 }
 
 /// Everything about a wipe that does not change while it runs.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cenote_image::Format;
 use cenote_image::lock::FileLock;
+use cenote_image::{BackingPolicy, chain};
 use cenote_image::{Error as ImageError, LockPolicy};
 use serde::Serialize;
 
@@ -64,6 +65,7 @@ struct Member {
     role: Role,
     format: Format,
     rebuild: Option<Rebuild>,
+    data_size: Option<u64>,
 }
 
 /// Opens everything the request covers. Nothing is written.
@@ -110,6 +112,7 @@ pub(super) fn prepare(
             environment,
             map,
             rebuild: member.rebuild,
+            data_size: member.data_size,
         });
         held.push(one);
     }
@@ -143,39 +146,48 @@ fn members(
                 role,
                 format,
                 rebuild: None,
+                data_size: None,
             });
             break;
         }
         let layer = rebuild::read_layer(&path)?;
+        if let Some(data_file) = layer.data_file {
+            let size = if layer.rebuild.data_file_raw {
+                layer.rebuild.size
+            } else {
+                0
+            };
+            all.push(Member {
+                path: data_file,
+                role: Role::DataFile,
+                format: Format::Raw,
+                rebuild: None,
+                data_size: Some(size),
+            });
+        }
+        let rebuild = Some(layer.rebuild);
+        // After its data file: an image in place vouches for what it names.
         all.push(Member {
             path: path.clone(),
             role,
             format,
-            rebuild: Some(layer.rebuild),
+            rebuild,
+            data_size: None,
         });
-        if let Some(data_file) = layer.data_file {
-            let role = Role::DataFile;
-            all.push(Member {
-                path: data_file,
-                role,
-                format: Format::Raw,
-                rebuild: None,
-            });
-        }
-        let Some((backing, name)) = layer.backing else {
-            break;
-        };
+        let Some(backing) = layer.backing else { break };
         if request.afterwards == Afterwards::Keep {
             notes.push(format!(
-                "'{}' is rebuilt without its backing file '{}': a wiped volume reads as zeroes",
-                path.display(),
-                backing.display()
+                "'{}' is rebuilt without its backing file '{backing}': a wiped volume reads as \
+                 zeroes",
+                path.display()
             ));
         }
         if !request.chain {
             break;
         }
-        next = own_layer(&path, backing, name.as_deref(), &all, usage, notes)?;
+        let everywhere = BackingPolicy::default();
+        let found = chain::resolve_backing(&path, &backing, layer.backing_format?, &everywhere)?;
+        next = own_layer(found, &all, usage, notes)?;
     }
     Ok(all)
 }
@@ -183,43 +195,27 @@ fn members(
 /// The backing file, if only this volume uses it. A file that another volume
 /// or domain needs ends the chain: all below it is needed as well.
 fn own_layer(
-    overlay: &Path,
-    backing: PathBuf,
-    format: Option<&str>,
+    backing: chain::Backing,
     wiped: &[Member],
     usage: &dyn Usage,
     notes: &mut Vec<String>,
 ) -> Result<Option<(PathBuf, Format, Role)>> {
-    let backing = backing
+    let path = backing
+        .path
         .canonicalize()
-        .map_err(Error::io(&backing, "find the backing file"))?;
-    let paths: Vec<PathBuf> = wiped.iter().map(|member| member.path.clone()).collect();
-    let mut users = usage.dependents(&backing, &paths)?;
-    users.extend(usage.domains(&backing)?);
+        .map_err(Error::io(&backing.path, "find the backing file"))?;
+    let besides: Vec<PathBuf> = wiped.iter().map(|member| member.path.clone()).collect();
+    let mut users = usage.dependents(&path, &besides)?;
+    users.extend(usage.domains(&path)?);
     if !users.is_empty() {
         notes.push(format!(
             "'{}' is kept: shared by {}",
-            backing.display(),
+            path.display(),
             users.join(", ")
         ));
         return Ok(None);
     }
-    let format = match format {
-        Some(name) => name.parse::<Format>()?,
-        None => {
-            let what = format!(
-                "its header gives no format for the backing file '{}', and formats are not \
-                 guessed; wipe that file by itself, or give it one with 'qemu-img rebase -u -F'",
-                backing.display()
-            );
-            let refusal = Refusal::Image { what };
-            return Err(Error::Refused {
-                path: overlay.to_owned(),
-                refusal,
-            });
-        }
-    };
-    Ok(Some((backing, format, Role::BackingFile)))
+    Ok(Some((path, backing.format, Role::BackingFile)))
 }
 
 /// Everything that stands in the way of a proof, before a byte is written.

@@ -1,6 +1,7 @@
 //! Loop-mounted file systems, markers and the programs that the wipe suites
 //! need.
 #![allow(dead_code, unreachable_pub)] // Each suite uses a part.
+#![allow(clippy::unwrap_used)] // Helpers of tests.
 
 use std::fs::{self, File};
 use std::io::Read as _;

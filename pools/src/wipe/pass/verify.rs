@@ -16,7 +16,7 @@ use super::{
 /// Compares what was read with what was written.
 enum Expected {
     Constant(Constant),
-    Random(KeyStream),
+    Random(Box<KeyStream>),
 }
 
 impl Expected {
@@ -74,7 +74,7 @@ pub(in super::super) fn verify(
         .filter(move |chunk| chosen(portion, *chunk, total));
     let expected = match &run.content {
         Content::Pattern(pattern) => Expected::Constant(Constant::new(pattern, tuning.chunk)),
-        Content::Random(key) => Expected::Random(key.stream()),
+        Content::Random(key) => Expected::Random(Box::new(key.stream())),
     };
     let buffers = Buffer::set(tuning.buffers(), size);
     let queue = queue::open(storage, tuning.depth, &buffers.iter().collect::<Vec<_>>());
