@@ -1,5 +1,7 @@
 //! Wiping raw files: what is written, what is refused, what is said.
 
+#![allow(clippy::unwrap_used)] // Also in the helpers of the tests.
+
 mod wipe_support;
 
 use std::fs::{self, File};

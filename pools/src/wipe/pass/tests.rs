@@ -1,3 +1,5 @@
+#![allow(clippy::single_range_in_vec_init)] // Lists of damaged ranges.
+
 use std::ops::Range;
 
 use cenote_image::storage::MemoryStorage;
