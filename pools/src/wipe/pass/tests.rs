@@ -341,7 +341,7 @@ fn a_stopped_pass_goes_on_from_what_was_durable() {
     };
     assert_eq!(write(&run, 0, &mut notes).unwrap(), Flow::Stop);
     let durable = *notes.durable.last().unwrap();
-    assert!(durable >= 32 << 10 && durable < SIZE, "{durable}");
+    assert!((32 << 10..SIZE).contains(&durable), "{durable}");
     assert!(notes.durable.is_sorted() && notes.positions.is_sorted());
     assert_eq!(
         write(&run, durable, &mut Notes::default()).unwrap(),
