@@ -19,7 +19,7 @@ pub enum Pass {
     /// The byte at offset `o` of the file is `pattern[o % pattern.len()]`;
     /// all patterns are one or three bytes long.
     Pattern(&'static [u8]),
-    /// The AES-256-CTR key stream of this pass, see [`super::keystream`].
+    /// The AES-256-CTR key stream of this pass, see [`KeyStream`](super::KeyStream).
     Random,
 }
 

@@ -131,7 +131,7 @@ pub struct FileProgress {
     pub passes: Vec<PassReport>,
     /// Reading back.
     pub verification: Option<Verification>,
-    /// Ranges that failed, at most [`MOST_FAILURES`].
+    /// Ranges that failed, at most 256.
     pub failures: Vec<Failure>,
     /// All failures, those not listed included.
     pub failure_count: u64,
