@@ -123,6 +123,7 @@ fn assert_sound(content: &MemoryStorage, place: &str) {
     assert!(report.is_consistent(), "{place}: {report:?}");
 }
 
+type Run<'a> = dyn Fn(&[Arc<dyn Storage>]) -> Result<()> + Sync + 'a;
 type Verify<'a> = dyn Fn(&[MemoryStorage], &str) + Sync + 'a;
 
 /// Visits every state of a recorded operation; returns how many.
@@ -157,7 +158,7 @@ struct Case<'a> {
     /// Files that the operation may change, as they are before.
     files: Vec<MemoryStorage>,
     /// Opens them and runs the operation.
-    run: &'a (dyn Fn(&[Arc<dyn Storage>]) -> Result<()> + Sync),
+    run: &'a Run<'a>,
     verify: &'a Verify<'a>,
 }
 
@@ -425,8 +426,7 @@ fn rebase_and_flatten() {
             let overlay = open(files[0].clone(), "top", on_middle())?;
             ops::flatten(&overlay, &()).map(drop)
         };
-        let operations: [&(dyn Fn(&[Arc<dyn Storage>]) -> Result<()> + Sync); 2] =
-            [&onto_base, &flatten];
+        let operations: [&Run<'_>; 2] = [&onto_base, &flatten];
         for run in operations {
             let files = vec![top.fork()];
             let verify = &verify;
