@@ -18,6 +18,7 @@ mod image;
 pub mod info;
 pub mod lock;
 pub mod map;
+pub mod nbd;
 pub mod ops;
 pub mod options;
 mod progress;
