@@ -25,11 +25,15 @@
 //! No file is opened, no host is asked, no clock is read: the same text gives the same document.
 //! No default is filled in that only a host can know.
 
+pub mod capabilities;
 mod document;
+pub mod domain;
 mod error;
 mod names;
+pub mod network;
 pub mod pool;
 mod size;
+pub mod snapshot;
 pub mod volume;
 mod xml;
 

@@ -26,7 +26,6 @@ pub(crate) enum Treatment {
     /// Kept; has no effect, and the text says why that is harmless.
     Inert(&'static str),
     /// Kept; honoured in the way the text says.
-    #[allow(dead_code)]
     Mapped(&'static str),
     /// Refused; the text says what it is and what to do instead.
     Refused(&'static str),

@@ -239,8 +239,11 @@ impl<'e> Reader<'e> {
             if *read && treatment.is_none() {
                 continue;
             }
-            let path = format!("{}/{step}", self.path);
-            self.judge(treatment, "attribute", &path, self.element.offset)?;
+            // A declaration alone has no effect; what uses it is judged where it stands.
+            if treatment.is_some() || !attribute.name.starts_with("xmlns:") {
+                let path = format!("{}/{step}", self.path);
+                self.judge(treatment, "attribute", &path, self.element.offset)?;
+            }
             if !*read {
                 kept.attributes.push(attribute.clone());
             }
