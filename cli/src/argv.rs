@@ -149,10 +149,17 @@ mod tests {
     #[test]
     fn virsh_lines_become_ours() {
         let table = [
-            ("cenote explain --code E0301", "cenote explain -- E0301"),
             (
-                "cenote --state-dir d -o json explain -q --code=E0301",
-                "cenote --state-dir d -o json explain -q -- E0301",
+                "cenote pool-define-as --target /t --name p --type dir",
+                "cenote pool-define-as --target /t -- p dir",
+            ),
+            (
+                "cenote --state-dir d -o json pool define-as p --type=dir",
+                "cenote --state-dir d -o json pool define-as -- p dir",
+            ),
+            (
+                "cenote vol-info --vol a --pool p",
+                "cenote vol-info --pool p -- a",
             ),
         ];
         for (line, expected) in table {
@@ -164,11 +171,12 @@ mod tests {
     fn other_lines_are_left_alone() {
         for line in [
             "cenote",
-            "cenote explain E0301 -o json",
-            "cenote config show --origin",
-            "cenote nonsense --code x",
-            "cenote explain --code",
-            "cenote explain -- --code",
+            "cenote vol-info a --pool p",
+            "cenote vol-info -o json a",
+            "cenote nonsense --pool x",
+            "cenote pool-define-as --type dir",
+            "cenote vol-list --pool",
+            "cenote vol-list -- --pool",
         ] {
             assert_eq!(rewrite(line), line);
         }

@@ -3,11 +3,15 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
+use cenote_engine::{Node, NodeOptions, Progress};
+
 use crate::consent::Consent;
 use crate::explain::Code;
 use crate::failure::{Failure, Result};
+use crate::interrupt::Interrupt;
 use crate::out::{Output, View};
 use crate::plan::Plan;
+use crate::progress::Watch;
 use crate::settings::Settings;
 use crate::view::Done;
 
@@ -25,31 +29,42 @@ pub struct Context {
 }
 
 impl Context {
+    /// Opens the node, repairing what an interrupted command left, and says so.
+    /// With `--dry-run` nothing is written, not even a repair.
+    ///
+    /// # Errors
+    /// The URI is not local, or the node's state cannot be used.
+    pub fn node(&self) -> Result<Node> {
+        let options = self.node_options()?;
+        let node = Node::open(&options)?;
+        for repair in node.repairs() {
+            self.note(&format!(
+                "repaired: {} of {}: {}",
+                repair.kind, repair.subject, repair.message
+            ));
+        }
+        Ok(node)
+    }
+
     /// The folder of the node's state: as chosen, else the system's or the user's.
     ///
     /// # Errors
     /// The URI is not local, or nothing says where a user's state goes.
     pub fn state_dir(&self) -> Result<PathBuf> {
+        Ok(self.node_options()?.directories()?.0)
+    }
+
+    /// How to open the node.
+    ///
+    /// # Errors
+    /// The URI is not local.
+    pub fn node_options(&self) -> Result<NodeOptions> {
         self.check_connection()?;
-        if let Some(folder) = &self.settings.state_dir {
-            return Ok(folder.clone());
-        }
-        if rustix::process::geteuid().is_root() {
-            return Ok(PathBuf::from("/var/lib/cenote"));
-        }
-        let absolute = |name: &str| {
-            let value = std::env::var_os(name).map(PathBuf::from);
-            value.filter(|path| path.is_absolute())
-        };
-        absolute("XDG_DATA_HOME")
-            .or_else(|| Some(absolute("HOME")?.join(".local/share")))
-            .map(|folder| folder.join("cenote"))
-            .ok_or_else(|| {
-                Failure::new(Code::E0104, "cannot tell where the node's state lives")
-                    .why("neither HOME nor XDG_DATA_HOME is set")
-                    .fix("set HOME, or name a folder with --state-dir")
-                    .next("cenote --state-dir ./node doctor")
-            })
+        Ok(NodeOptions {
+            state_dir: self.settings.state_dir.clone(),
+            read_only: self.consent.dry_run,
+            ..NodeOptions::default()
+        })
     }
 
     fn check_connection(&self) -> Result<()> {
@@ -119,5 +134,37 @@ impl Context {
         }
         self.consent.require(plan.asks, &plan.deed, &plan.name)?;
         Ok(true)
+    }
+
+    /// Runs a long operation under a progress display that Ctrl-C can stop.
+    ///
+    /// # Errors
+    /// What `operation` fails with; a cancellation by signal becomes an interruption.
+    pub fn long<T, E: Into<Failure>>(
+        &self,
+        name: impl Into<String>,
+        operation: impl FnOnce(&dyn Progress) -> Result<T, E>,
+    ) -> Result<T> {
+        let interrupt = Interrupt::install().map_err(|error| {
+            Failure::new(Code::E0101, "cannot install signal handlers").source(error)
+        })?;
+        let name = name.into();
+        let Settings {
+            progress, quiet, ..
+        } = self.settings;
+        let watch = Watch::new(progress, quiet, name.clone(), interrupt.clone());
+        let result = operation(&watch).map_err(|error| {
+            let failure: Failure = error.into();
+            if !interrupt.is_asked() || failure.code() != Code::E0009 {
+                return failure;
+            }
+            Failure::new(Code::E0009, format!("{name} was stopped by a signal"))
+                .why("what had been done was undone")
+                .fix("run the command again to start over")
+                .next("cenote job-list --all")
+                .exit_with(interrupt.exit())
+        });
+        watch.finish(result.as_ref().err());
+        result
     }
 }

@@ -74,7 +74,7 @@ codes! {
     E0202 => Conflict,
     E0203 => InvalidState,
     E0204 => InvalidState,
-    E0205 => Host,
+    E0205 => Failure,
     E0206 => InvalidState,
     E0207 => InvalidState,
     // Volumes.
@@ -84,11 +84,11 @@ codes! {
     E0304 => Conflict,
     E0305 => Conflict,
     E0306 => InvalidState,
-    E0307 => Host,
+    E0307 => Failure,
     E0308 => Usage,
     // Images.
     E0401 => InvalidState,
-    E0402 => Host,
+    E0402 => Failure,
     E0403 => Verification,
     E0404 => Usage,
     E0405 => InvalidState,
@@ -101,9 +101,9 @@ codes! {
     E0412 => NotFound,
     E0413 => Conflict,
     // Documents.
-    E0501 => Usage,
-    E0502 => Usage,
-    E0503 => Host,
+    E0501 => Failure,
+    E0502 => Failure,
+    E0503 => Failure,
     E0504 => Usage,
 }
 

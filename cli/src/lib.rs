@@ -2,7 +2,7 @@
 //! pages and completions.
 //!
 //! # What it is for
-//! It turns words into calls of the engine and results into text. Each command is one
+//! It turns words into calls of [`cenote_engine`] and results into text. Each command is one
 //! [`verb::Verb`] in the table of [`verbs`]; `vol-info` and `vol info` come from the same entry.
 //!
 //! # What it promises
@@ -25,15 +25,20 @@ pub mod explain;
 pub mod failure;
 pub mod globals;
 pub mod help;
+pub mod interrupt;
 pub mod man;
 pub mod out;
 pub mod plan;
+pub mod progress;
 pub mod settings;
 pub mod suggest;
 pub mod verb;
 pub mod verbs;
 pub mod view;
 
+mod document;
+mod engine_errors;
+mod names;
 mod usage;
 
 use std::ffi::OsString;

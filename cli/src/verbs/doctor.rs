@@ -1,9 +1,10 @@
 //! `doctor`.
 
+use cenote_engine::{Node, NodeOptions, PoolState};
 use clap::Args;
 
 use crate::context::Context;
-use crate::doctor::facts::Facts;
+use crate::doctor::facts::{Facts, FileSystem, Folder, PoolFacts};
 use crate::doctor::host::Host;
 use crate::doctor::judge;
 use crate::explain::Code;
@@ -28,7 +29,8 @@ impl Verb for Doctor {
 
     fn run(self, context: &Context) -> Result<()> {
         let state_dir = context.state_dir()?;
-        let facts = Facts::of_machine(&Host::default(), &state_dir);
+        let mut facts = Facts::of_machine(&Host::default(), &state_dir);
+        facts.node = look_at_node(context, &mut facts);
         let report = judge(&facts);
         context.print(&report)?;
         if report.healthy {
@@ -46,4 +48,41 @@ impl Verb for Doctor {
             .fix(fixes.join("\n"))
             .next("cenote doctor"))
     }
+}
+
+/// Adds what only the node knows. It is opened as a copy: a patient is not treated while it is
+/// examined.
+fn look_at_node(context: &Context, facts: &mut Facts) -> Result<(), String> {
+    let shown = |failure: Failure| failure.what().to_owned();
+    let options = context.node_options().map_err(shown)?;
+    let options = NodeOptions {
+        read_only: true,
+        ..options
+    };
+    let node = Node::open(&options).map_err(|error| error.to_string())?;
+    let jobs = node.interrupted().map_err(|error| error.to_string())?;
+    facts.interrupted = jobs
+        .iter()
+        .map(|job| format!("{} of {} ({})", job.kind, job.subject, job.id))
+        .collect();
+    facts.stale_locks = node.stale_locks().map_err(|error| error.to_string())?;
+    if !state_exists(&facts.state_dir) {
+        // The pool of a node that was never used is made with it.
+        return Ok(());
+    }
+    let pools = node.pools().map_err(|error| error.to_string())?;
+    facts.pools = pools
+        .into_iter()
+        .map(|pool| PoolFacts {
+            active: pool.state != PoolState::Inactive,
+            filesystem: FileSystem::of(&pool.target),
+            name: pool.name,
+            path: pool.target,
+        })
+        .collect();
+    Ok(())
+}
+
+fn state_exists(folder: &Folder) -> bool {
+    folder.path.join("node.db").exists()
 }

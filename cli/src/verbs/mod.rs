@@ -4,6 +4,9 @@ mod config;
 mod doctor;
 mod guide;
 mod machine;
+mod node;
+mod pool;
+mod vol;
 
 use std::sync::OnceLock;
 
@@ -21,9 +24,22 @@ pub struct Section {
 /// The overview.
 pub const SECTIONS: &[Section] = &[
     Section {
+        title: "Pools",
+        entries: pool::ENTRIES,
+    },
+    Section {
+        title: "Volumes",
+        entries: vol::ENTRIES,
+    },
+    Section {
         title: "Node",
         entries: &[
             Entry::of::<doctor::Doctor>(),
+            Entry::of::<node::EventVerb>(),
+            Entry::of::<node::JobList>(),
+            Entry::of::<node::JobCancel>(),
+            Entry::of::<node::Fsck>(),
+            Entry::of::<node::RepairVerb>(),
             Entry::of::<machine::NodeInfoVerb>(),
             Entry::of::<machine::Version>(),
         ],

@@ -3,11 +3,16 @@
 //! Fields may be added. To remove or rename one breaks scripts and fails the schema test.
 
 mod node;
+mod pool;
+pub mod schemas;
+mod vol;
 
 pub use node::{
     ConfigSetting, ConfigSettings, DoctorReport, ErrorPage, HostEvent, JobItem, JobItems, NodeInfo,
     ProbeResult, ProbeStatus, RepairItem, RepairItems, VersionInfo,
 };
+pub use pool::{PoolDetail, PoolItem, PoolItems, PoolTypeItem, PoolTypes};
+pub use vol::{BackingItem, VolumeDetail, VolumeItem, VolumeItems};
 
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -255,11 +255,19 @@ rows_view!(JobItems of JobItem, |row| row.id.to_string(), [
         Some(percent) => format!("{percent}%"),
         None => human(row.done),
     },
-    Column::new("started", "Started") => |row| row.started.clone(),
-    Column::wide("finished", "Finished") => |row| row.finished.clone().unwrap_or_default(),
+    Column::new("started", "Started") => |row| whole_seconds(&row.started),
+    Column::wide("finished", "Finished") => |row| row.finished.as_deref().map(whole_seconds).unwrap_or_default(),
     Column::wide("pid", "Process") => |row| row.pid.to_string(),
     Column::wide("error", "Error") => |row| row.error.clone().unwrap_or_default(),
 ]);
+
+/// A time without its fraction of a second, which nobody reads in a table.
+fn whole_seconds(time: &str) -> String {
+    let (whole, _) = time
+        .split_once('.')
+        .unwrap_or((time.trim_end_matches('Z'), ""));
+    format!("{whole}Z")
+}
 
 /// One line of `event`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]

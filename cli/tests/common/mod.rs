@@ -118,3 +118,64 @@ pub fn tool(program: &str, package: &str, arguments: &[&str]) -> Run {
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
 }
+
+impl Cenote {
+    /// Runs a line in bash with `cenote` on the path.
+    pub fn shell(&self, line: &str) -> Run {
+        let binary = Path::new(env!("CARGO_BIN_EXE_cenote"));
+        let folder = binary.parent().expect("a program is in a folder");
+        let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &format!("set -o pipefail; {line}")])
+            .current_dir(self.work())
+            .stdin(Stdio::null())
+            .env_clear()
+            .env("PATH", format!("{}:{system}", folder.display()))
+            .env("HOME", self.folder.path())
+            .env("EDITOR", "true")
+            .env(
+                "CENOTE_CONFIG_SYSTEM",
+                self.folder.path().join("system.toml"),
+            )
+            .env("CENOTE_STATE_DIR", self.state());
+        run(&mut bash)
+    }
+
+    /// SHA-256 of every file below the state folder, and the names of all folders.
+    pub fn state_sum(&self) -> String {
+        let line = "cd \"$CENOTE_STATE_DIR\" && find . | sort && find . -type f -print0 | sort -z \
+                    | xargs -0 sha256sum";
+        self.shell(line).ok().stdout
+    }
+}
+
+/// A node with pools and volumes as the examples of the commands have them.
+pub fn fixture() -> Cenote {
+    let cenote = Cenote::new();
+    let target = |name: &str| cenote.work().join(name).display().to_string();
+    std::fs::write(cenote.path("image.raw"), vec![7_u8; 1 << 20]).expect("written");
+    let pool = |name: &str, uuid: &str| {
+        format!(
+            "<pool type='dir'><name>{name}</name>{uuid}<target><path>{}</path></target></pool>",
+            target(name)
+        )
+    };
+    let uuid = "<uuid>0d1c9aa4-2f4b-4c21-9a54-5f3f4f2f3f01</uuid>";
+    for (file, name, uuid) in [
+        ("pool.xml", "from-xml", ""),
+        ("images.xml", "images", uuid),
+        ("scratch.xml", "scratch", ""),
+    ] {
+        std::fs::write(cenote.path(file), pool(name, uuid)).expect("written");
+    }
+    for name in ["images", "scratch"] {
+        cenote.ok(&format!("pool-define {name}.xml"));
+        cenote.ok(&format!("pool-build {name}"));
+    }
+    let images = cenote.state().join("images");
+    std::fs::File::create(images.join("disk.raw"))
+        .and_then(|file| file.set_len(1 << 20))
+        .expect("a sparse file");
+    cenote.ok("pool-refresh default");
+    cenote
+}

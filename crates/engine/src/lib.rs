@@ -39,6 +39,7 @@
 
 mod error;
 mod events;
+mod inspect;
 mod jobs;
 mod journal;
 mod node;

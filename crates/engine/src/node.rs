@@ -25,6 +25,8 @@ pub struct Node {
     layers: LayerCache,
     backing_dirs: Vec<PathBuf>,
     usages: Vec<Arc<dyn Usage>>,
+    /// Where a read-only node keeps its copy of the state.
+    scratch: Option<tempfile::TempDir>,
 }
 
 impl Node {
@@ -37,6 +39,9 @@ impl Node {
     /// is reported by [`Node::repairs`] and tried again at the next open.
     pub fn open(options: &NodeOptions) -> Result<Node> {
         let (state_dir, runtime_dir) = options.directories()?;
+        if options.read_only {
+            return Node::open_copy(options, state_dir, runtime_dir);
+        }
         let state = State::open(&state_dir)?;
         let mut node = Node {
             state: Arc::new(state),
@@ -46,6 +51,7 @@ impl Node {
             layers: LayerCache::default(),
             backing_dirs: options.backing_dirs.clone(),
             usages: Vec::new(),
+            scratch: None,
         };
         for dir in [node.operations_dir(), node.runtime_dir.clone()] {
             make_private_dir(&dir)
@@ -58,6 +64,49 @@ impl Node {
             node.repairs = node.repair_all()?;
         }
         Ok(node)
+    }
+
+    /// See [`NodeOptions::read_only`].
+    fn open_copy(options: &NodeOptions, state_dir: PathBuf, runtime_dir: PathBuf) -> Result<Node> {
+        let scratch = tempfile::Builder::new()
+            .prefix("cenote-")
+            .tempdir()
+            .map_err(|source| Error::Io {
+                action: "make a temporary directory in",
+                path: std::env::temp_dir(),
+                source,
+            })?;
+        let state = State::open_copy(&state_dir, scratch.path())?;
+        let node = Node {
+            state: Arc::new(state),
+            state_dir,
+            runtime_dir,
+            repairs: Vec::new(),
+            layers: LayerCache::default(),
+            backing_dirs: options.backing_dirs.clone(),
+            usages: Vec::new(),
+            scratch: Some(scratch),
+        };
+        let operations = node.operations_dir();
+        make_private_dir(&operations).map_err(|source| Error::StateNotWritable {
+            path: operations,
+            source,
+        })?;
+        node.make_default_pool()?;
+        Ok(node)
+    }
+
+    /// Whether the node is a copy that is thrown away.
+    pub fn is_read_only(&self) -> bool {
+        self.scratch.is_some()
+    }
+
+    /// Where this node's own files are written.
+    fn private_dir(&self) -> &Path {
+        match &self.scratch {
+            Some(scratch) => scratch.path(),
+            None => &self.state_dir,
+        }
     }
 
     /// What [`Node::open`] repaired, oldest operation first.
@@ -137,11 +186,11 @@ impl Node {
     }
 
     pub(crate) fn operations_dir(&self) -> PathBuf {
-        self.state_dir.join("operations")
+        self.private_dir().join("operations")
     }
 
     fn wake_file(&self) -> PathBuf {
-        self.state_dir.join("events.wake")
+        self.private_dir().join("events.wake")
     }
 
     /// Wakes everybody who waits for events; after a commit that added some.

@@ -22,6 +22,11 @@ pub struct NodeOptions {
     /// Leaves interrupted operations as they are instead of repairing them;
     /// for diagnosis.
     pub skip_repair: bool,
+    /// Works on a copy of the state that is thrown away with the node: nothing
+    /// in the state directory is made, started, repaired or recorded. For dry
+    /// runs and for completion. Operations on volumes' files are not held
+    /// back; whoever asks for this calls none.
+    pub read_only: bool,
 }
 
 impl NodeOptions {

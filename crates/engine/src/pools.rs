@@ -533,11 +533,13 @@ impl Node {
         let target = self.state_dir().join("images");
         let definition = PoolDefinition::directory("default", &target)?;
         let xml = definition.to_xml(None);
-        std::fs::create_dir_all(&target).map_err(|source| Error::Io {
-            action: "create the directory of pool 'default'",
-            path: target.clone(),
-            source,
-        })?;
+        if !self.is_read_only() {
+            std::fs::create_dir_all(&target).map_err(|source| Error::Io {
+                action: "create the directory of pool 'default'",
+                path: target.clone(),
+                source,
+            })?;
+        }
         self.state().write("make the default pool", |transaction| {
             let made = transaction.execute(
                 "INSERT OR IGNORE INTO node (key, value) VALUES ('default-pool', 'made')",

@@ -9,7 +9,7 @@ mod schema;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +20,12 @@ use crate::error::{Error, Result};
 
 /// How long a writer waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a copy of the database consists of; the shared-memory index is made anew.
+const DATABASE_FILES: [&str; 2] = ["node.db-wal", "node.db"];
+
+/// How often a copy is begun again because a writer changed the original meanwhile.
+const COPY_TRIES: usize = 100;
 
 /// The open database of a node.
 #[derive(Debug)]
@@ -74,6 +80,26 @@ impl State {
         })
     }
 
+    /// Opens a copy of the database of `dir` in `scratch`; an empty one where
+    /// `dir` has none.
+    pub(crate) fn open_copy(dir: &Path, scratch: &Path) -> Result<State> {
+        // Opening the original, even for reading, would make files beside it.
+        for _ in 0..COPY_TRIES {
+            let before = fingerprint(dir);
+            for name in DATABASE_FILES {
+                copy_if_there(&dir.join(name), &scratch.join(name))?;
+            }
+            if fingerprint(dir) == before {
+                return State::open(scratch);
+            }
+        }
+        Err(Error::Io {
+            action: "copy the busy database",
+            path: dir.join("node.db"),
+            source: io::Error::from(io::ErrorKind::ResourceBusy),
+        })
+    }
+
     /// Runs `body` on the connection, outside a transaction: for reads and
     /// single statements.
     pub(crate) fn read<T>(
@@ -113,6 +139,33 @@ impl State {
             },
         }
     }
+}
+
+/// Lengths and times of the database's files.
+fn fingerprint(dir: &Path) -> Vec<Option<(u64, i64, i64)>> {
+    DATABASE_FILES
+        .iter()
+        .map(|name| {
+            let metadata = fs::metadata(dir.join(name)).ok()?;
+            Some((metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+        })
+        .collect()
+}
+
+/// Copies a file, or removes the copy where the original is not there.
+fn copy_if_there(from: &Path, to: &Path) -> Result<()> {
+    let copied = match fs::copy(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::remove_file(to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        },
+        other => other.map(drop),
+    };
+    copied.map_err(|source| Error::Io {
+        action: "copy the database",
+        path: from.to_owned(),
+        source,
+    })
 }
 
 /// Makes `dir` (mode 0700 where it is new) with its parents.

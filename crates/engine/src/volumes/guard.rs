@@ -74,6 +74,15 @@ impl Node {
         Ok(users)
     }
 
+    /// Whether a volume may be deleted or written: nothing but `besides`
+    /// stands on it, and nobody uses it.
+    ///
+    /// # Errors
+    /// Who stands on it or uses it; or there is no such volume.
+    pub fn volume_ensure_changeable(&self, volume: &VolumeId, besides: &[VolumeId]) -> Result<()> {
+        self.ensure_changeable(&self.volume(volume)?, besides)
+    }
+
     /// Refuses to go on where others stand on the volume (except `besides`) or
     /// something uses it.
     pub(crate) fn ensure_changeable(&self, info: &VolumeInfo, besides: &[VolumeId]) -> Result<()> {

@@ -1,0 +1,32 @@
+//! The JSON schemas of every result, as `docs/schemas` has them.
+
+use schemars::{Schema, schema_for};
+
+use super::{
+    ConfigSetting, DoctorReport, Done, ErrorPage, HostEvent, JobItem, NodeInfo, PoolItem,
+    PoolTypeItem, RepairItem, VersionInfo, VolumeItem,
+};
+use crate::plan::Plan;
+
+/// The schema of each reading command, and of `plan` (what `--dry-run` prints), `done` (what
+/// changing commands print) and `event` (each line of `event`).
+#[must_use]
+pub fn all() -> Vec<(&'static str, Schema)> {
+    vec![
+        ("config-show", schema_for!(Vec<ConfigSetting>)),
+        ("doctor", schema_for!(DoctorReport)),
+        ("done", schema_for!(Done)),
+        ("event", schema_for!(HostEvent)),
+        ("explain", schema_for!(ErrorPage)),
+        ("fsck", schema_for!(Vec<RepairItem>)),
+        ("job-list", schema_for!(Vec<JobItem>)),
+        ("nodeinfo", schema_for!(NodeInfo)),
+        ("plan", schema_for!(Plan)),
+        ("pool-capabilities", schema_for!(Vec<PoolTypeItem>)),
+        ("pool-info", schema_for!(PoolItem)),
+        ("pool-list", schema_for!(Vec<PoolItem>)),
+        ("version", schema_for!(VersionInfo)),
+        ("vol-info", schema_for!(VolumeItem)),
+        ("vol-list", schema_for!(Vec<VolumeItem>)),
+    ]
+}
