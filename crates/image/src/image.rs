@@ -407,6 +407,10 @@ impl Image {
         &self.inner.driver
     }
 
+    pub(crate) fn cache_mode(&self) -> CacheMode {
+        self.inner.cache
+    }
+
     /// The qcow2 engine below, for operations that only qcow2 has.
     pub(crate) fn qcow2(&self) -> Option<&Qcow2> {
         match &self.inner.driver {

@@ -231,7 +231,6 @@ impl L2Cache {
         &self.shards[(key % SHARDS as u64) as usize]
     }
 
-    #[allow(dead_code)] // for the submission queue
     /// Runs `f` on a slice if it is in the cache. The lock is held: `f` only
     /// looks.
     pub(crate) fn peek<R>(&self, key: u64, f: impl FnOnce(&[u64]) -> R) -> Option<R> {

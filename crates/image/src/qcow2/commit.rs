@@ -116,11 +116,16 @@ impl Qcow2 {
 
     /// Commits if so much waits that caches or lists would grow.
     pub(crate) fn commit_if_crowded(&self, guest_cluster: u64) -> Result<()> {
-        let (key, _) = self.geo.slice_of(guest_cluster);
-        if self.l2.is_crowded(key) || self.commit.many_freed() {
+        if self.is_commit_due(guest_cluster) {
             self.flush()?;
         }
         Ok(())
+    }
+
+    /// Whether so much waits that a commit is due.
+    pub(crate) fn is_commit_due(&self, guest_cluster: u64) -> bool {
+        let (key, _) = self.geo.slice_of(guest_cluster);
+        self.l2.is_crowded(key) || self.commit.many_freed()
     }
 
     /// Whether a flush would have metadata to write.

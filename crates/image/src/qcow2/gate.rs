@@ -187,7 +187,6 @@ impl InFlight {
         }
     }
 
-    #[allow(dead_code)] // for the submission queue
     /// Holds the range if nobody else does; release it with
     /// [`InFlight::release`].
     pub(crate) fn try_hold(&self, first: u64, end: u64) -> bool {

@@ -240,7 +240,6 @@ impl Qcow2 {
         }))
     }
 
-    #[allow(dead_code)] // for the submission queue
     /// As [`Qcow2::lookup`], without touching the disk: `None` when what it
     /// needs first is not cached; a shorter run when something later is not.
     pub(crate) fn lookup_cached(&self, offset: u64, max: u64) -> Option<Run> {

@@ -25,7 +25,7 @@ pub(crate) mod mapping;
 mod read;
 pub mod refcount;
 pub(crate) mod transaction;
-mod write;
+pub(crate) mod write;
 mod zero;
 
 use std::collections::BTreeSet;

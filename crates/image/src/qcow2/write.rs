@@ -1,11 +1,14 @@
 //! Writing guest data: in place where the clusters are this mapping's alone,
 //! else into new clusters with what surrounds the written bytes copied.
 
+use std::cell::Cell;
+
 use crate::error::{Error, Result};
 use crate::qcow2::Qcow2;
 use crate::qcow2::allocator::Allocation;
 use crate::qcow2::entry::{COPIED, ClusterKind, CompressedExtent, L2Entry};
 use crate::qcow2::mapping::RunKind;
+use crate::storage::AlignedBuffer;
 
 /// Where the host bytes of an allocating write come from.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +25,27 @@ pub(crate) struct Target {
     /// before its first byte and after its last.
     pub(crate) head: u64,
     pub(crate) tail: u64,
+}
+
+/// Buffers larger than this are not kept.
+const KEPT_SCRATCH: usize = 4 << 20;
+
+thread_local! {
+    static SCRATCH: Cell<Option<AlignedBuffer>> = const { Cell::new(None) };
+}
+
+/// Runs `f` on a buffer of this thread whose content is left over from earlier
+/// uses.
+fn with_scratch<R>(length: usize, alignment: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+    let kept = SCRATCH.take().filter(|buffer| {
+        buffer.len() >= length && buffer.as_ptr().addr().is_multiple_of(alignment)
+    });
+    let mut buffer = kept.unwrap_or_else(|| AlignedBuffer::new(length, alignment.max(64)));
+    let outcome = f(&mut buffer.as_mut()[..length]);
+    if buffer.len() <= KEPT_SCRATCH {
+        SCRATCH.set(Some(buffer));
+    }
+    outcome
 }
 
 impl Qcow2 {
@@ -273,21 +297,42 @@ impl Qcow2 {
     }
 
     fn write_target(&self, target: &Target, buf: &[u8], offset: u64) -> Result<()> {
+        if target.head != 0 || target.tail != 0 {
+            let copy = |piece: &mut [u8]| piece.copy_from_slice(buf);
+            return self.write_around(target, offset, buf.len(), copy);
+        }
+        let host = target.host + (offset - (target.guest << self.geo.cluster_bits));
+        self.data()
+            .write_at(buf, host)
+            .map_err(|e| Error::io(&self.path, "write", e))?;
+        self.commit.note_write();
+        Ok(())
+    }
+
+    /// Writes `length` bytes, which `fill` provides, together with what is
+    /// copied around them, in one request. The caller is pinned and holds the
+    /// target.
+    pub(crate) fn write_around(
+        &self,
+        target: &Target,
+        offset: u64,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<()> {
         let start = offset - target.head;
         let host = target.host + (start - (target.guest << self.geo.cluster_bits));
-        let end = offset + buf.len() as u64;
-        let failed = |e| Error::io(&self.path, "write", e);
-        if target.head == 0 && target.tail == 0 {
-            self.data().write_at(buf, host).map_err(failed)?;
-        } else {
-            let mut head = vec![0u8; target.head as usize];
-            let mut tail = vec![0u8; target.tail as usize];
-            self.read_around(&mut head, start)?;
-            self.read_around(&mut tail, end)?;
+        let head = target.head as usize;
+        let total = head + length + target.tail as usize;
+        with_scratch(total, self.data().alignment(), |bytes| {
+            let (before, rest) = bytes.split_at_mut(head);
+            let (middle, after) = rest.split_at_mut(length);
+            self.read_around(before, start)?;
+            self.read_around(after, offset + length as u64)?;
+            fill(middle);
             self.data()
-                .write_vectored_at(&[&head, buf, &tail], host)
-                .map_err(failed)?;
-        }
+                .write_at(bytes, host)
+                .map_err(|e| Error::io(&self.path, "write", e))
+        })?;
         self.commit.note_write();
         Ok(())
     }
@@ -295,7 +340,9 @@ impl Qcow2 {
     /// Reads what surrounds a write; zeroes past the end of the disk.
     fn read_around(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let there = self.size().saturating_sub(offset).min(buf.len() as u64);
-        self.read_pinned(&mut buf[..there as usize], offset)
+        let (inside, beyond) = buf.split_at_mut(there as usize);
+        beyond.fill(0);
+        self.read_pinned(inside, offset)
     }
 
     /// Makes a written target visible and frees what it replaced.

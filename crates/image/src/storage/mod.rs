@@ -35,17 +35,6 @@ pub trait Storage: Debug + Send + Sync {
     /// earlier.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Writes the parts one after the other from `offset`, as one request
-    /// where the storage can.
-    fn write_vectored_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
-        let mut at = offset;
-        for part in parts.iter().filter(|part| !part.is_empty()) {
-            self.write_at(part, at)?;
-            at += part.len() as u64;
-        }
-        Ok(())
-    }
-
     /// Makes the range read as zeroes. With `unmap` the space behind it may be
     /// given back to the host; without it the space stays (or becomes)
     /// allocated. Grows the storage where it ends earlier.
