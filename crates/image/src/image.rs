@@ -14,11 +14,18 @@ use crate::qcow2::{LayerOptions, Qcow2};
 use crate::raw::Raw;
 use crate::storage::{CacheMode, FileStorage, Storage};
 
-/// Bytes of the L2 cache unless told otherwise: 256 GiB of disk at the usual
+/// Bytes of the L2 cache unless told otherwise: 192 GiB of disk at the usual
 /// cluster size.
-const METADATA_CACHE: usize = 32 << 20;
-/// Bytes of the L2 cache of a backing layer.
-const BACKING_METADATA_CACHE: usize = 4 << 20;
+const METADATA_CACHE: usize = 24 << 20;
+
+/// Bytes of the L2 cache of the layer at `depth` below the top. All layers of
+/// a chain of 64 together stay below 64 MiB.
+fn backing_metadata_cache(depth: usize) -> usize {
+    match depth {
+        0..=3 => 4 << 20,
+        _ => 256 << 10,
+    }
+}
 
 /// How to open an image.
 ///
@@ -265,7 +272,7 @@ impl OpenOptions {
                 _ if writable => LockPolicy::Exclusive,
                 _ => LockPolicy::Shared,
             },
-            metadata_cache: BACKING_METADATA_CACHE,
+            metadata_cache: backing_metadata_cache(seen.len()),
         };
         self.open_layer(&below, seen).map(Some)
     }

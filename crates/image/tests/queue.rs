@@ -284,3 +284,42 @@ fn refusals() {
     assert_eq!(queue.wait().unwrap().count(), 1);
     assert_eq!(queue.in_flight(), 0);
 }
+
+/// A structure change waits for a queue's requests, which only the queue's
+/// thread collects: neither may wait for the other.
+#[test]
+fn snapshots_beside_a_busy_queue() {
+    let dir = directory();
+    for cache in [CacheMode::Writeback, CacheMode::None] {
+        let image = dir.path().join("image.qcow2");
+        tools::create(&image, "", "8M");
+        let opened = open(&image, cache);
+        std::thread::scope(|scope| {
+            let other = opened.clone();
+            let snapshots = scope.spawn(move || {
+                for i in 0..8 {
+                    other.create_snapshot(&format!("s{i}")).unwrap();
+                }
+            });
+            let mut queue = opened.queue(16).unwrap();
+            let mut block = 0u64;
+            while !snapshots.is_finished() || block < 4096 {
+                while queue.has_room() {
+                    let mut buffer = queue.buffer(4096);
+                    buffer.as_mut().fill((block % 2048) as u8);
+                    queue.write(block, buffer, block % 2048 * 4096).unwrap();
+                    block += 1;
+                }
+                queue.wait().unwrap().for_each(|c| c.result.unwrap());
+            }
+            while queue.in_flight() > 0 {
+                queue.wait().unwrap().for_each(|c| c.result.unwrap());
+            }
+            snapshots.join().unwrap();
+        });
+        opened.close().unwrap();
+        let mirror: Vec<u8> = (0..8 << 20).map(|i: usize| (i / 4096) as u8).collect();
+        judge(&image, dir.path(), &mirror);
+        std::fs::remove_file(&image).unwrap();
+    }
+}

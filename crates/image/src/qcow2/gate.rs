@@ -68,8 +68,23 @@ impl Gate {
         }
     }
 
-    /// Begins a request whose end is told by [`Gate::leave`].
+    /// Begins a request whose end is told by [`Gate::leave`]; waits while
+    /// somebody has the image exclusively.
     pub(crate) fn enter(&self) -> Ticket {
+        loop {
+            if let Some(ticket) = self.try_enter() {
+                return ticket;
+            }
+            let mut held = self.held.lock();
+            while *held {
+                self.changed.wait(&mut held);
+            }
+        }
+    }
+
+    /// As [`Gate::enter`], but `None` instead of waiting: for a thread whose
+    /// own requests the holder may be waiting for.
+    pub(crate) fn try_enter(&self) -> Option<Ticket> {
         let lane = lane();
         loop {
             let epoch = self.epoch.load(Ordering::SeqCst);
@@ -78,15 +93,12 @@ impl Gate {
             counter.fetch_add(1, Ordering::SeqCst);
             if self.closed.load(Ordering::SeqCst) {
                 self.leave(ticket);
-                let mut held = self.held.lock();
-                while *held {
-                    self.changed.wait(&mut held);
-                }
-            } else if self.epoch.load(Ordering::SeqCst) == epoch {
-                return ticket;
-            } else {
-                self.leave(ticket);
+                return None;
             }
+            if self.epoch.load(Ordering::SeqCst) == epoch {
+                return Some(ticket);
+            }
+            self.leave(ticket);
         }
     }
 

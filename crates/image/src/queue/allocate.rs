@@ -67,18 +67,21 @@ impl Queue {
         });
         if own {
             self.leave(at);
-            self.slots[at].pending = 1;
-            self.waiting.push((at, offset, length));
+            self.put_off(at, offset, length);
         }
         own
     }
 
-    /// Starts the writes that were put off again.
+    /// Starts the requests that were put off again.
     pub(super) fn retry_waiting(&mut self) {
         for (at, offset, length) in std::mem::take(&mut self.waiting) {
             self.slots[at].pending = 0;
-            let started = self.start_write(at, offset, length);
-            self.started(at, offset, length, Direction::Write, started);
+            let (direction, started) = if self.slots[at].is_write {
+                (Direction::Write, self.start_write(at, offset, length))
+            } else {
+                (Direction::Read, self.start_read(at, offset, length))
+            };
+            self.started(at, offset, length, direction, started);
         }
     }
 

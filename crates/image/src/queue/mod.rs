@@ -105,7 +105,7 @@ pub struct Queue {
     slots: Vec<Slot>,
     free: Vec<u32>,
     ready: VecDeque<Completion>,
-    /// Writes put off until another of this queue has ended.
+    /// Requests put off until another of this queue has ended.
     waiting: Vec<(usize, u64, u64)>,
     in_flight: usize,
     /// What addresses, lengths and offsets must be multiples of to go straight
@@ -352,7 +352,9 @@ impl Queue {
     /// # Errors
     /// [`Error::Io`] when the kernel refuses.
     pub fn submit(&mut self) -> Result<()> {
-        let submitted = self.ring.submit(0);
+        // What the threads finish must show at `event` too.
+        let armed = self.ring.arm_event();
+        let submitted = armed.and_then(|()| self.ring.submit(0));
         submitted.map_err(|e| Error::io(self.image.path(), "submit requests", e))
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use crate::error::{Error, Result};
 use crate::image::{Driver, Image};
+use crate::qcow2::gate::{Gate, Ticket};
 use crate::qcow2::mapping::RunKind;
 use crate::queue::buffers::advance;
 use crate::queue::ring::{Transfer, transfer_now};
@@ -93,11 +94,28 @@ impl Plan {
             self.zeroes
                 .push((begin + there as usize, (length - there) as usize));
         }
-        there == 0 || self.read(backing, at, begin, there)
+        // Without a pin, only a mapping that never changes can be relied on.
+        there == 0 || (!backing.is_writable() && self.read(backing, at, begin, there))
     }
 }
 
 impl Queue {
+    /// Begins a request on the mapping. Whoever has the image exclusively may
+    /// be waiting for requests of this queue, which this thread must collect:
+    /// then this does not wait, and gives `None`.
+    fn enter(&self, gate: &Gate) -> Option<Ticket> {
+        gate.try_enter().or_else(|| {
+            let own = self.slots.iter().any(|slot| slot.ticket.is_some());
+            (!own).then(|| gate.enter())
+        })
+    }
+
+    /// Starts a request again when another of this queue has ended.
+    pub(super) fn put_off(&mut self, at: usize, offset: u64, length: u64) {
+        self.slots[at].pending = 1;
+        self.waiting.push((at, offset, length));
+    }
+
     fn is_straight(&self, at: usize, offset: u64) -> bool {
         self.straight
             && offset.is_multiple_of(self.alignment as u64)
@@ -112,7 +130,13 @@ impl Queue {
         if self.image.is_writable()
             && let Driver::Qcow2(qcow2) = self.image.driver()
         {
-            self.slots[at].ticket = Some(qcow2.gate.enter());
+            match self.enter(&qcow2.gate) {
+                Some(ticket) => self.slots[at].ticket = Some(ticket),
+                None => {
+                    self.put_off(at, offset, length);
+                    return Ok(true);
+                }
+            }
         }
         let mut plan = Plan {
             pieces: std::mem::take(&mut self.slots[at].pieces),
@@ -162,7 +186,11 @@ impl Queue {
         };
         qcow2.check_writable()?;
         qcow2.mark_bitmaps()?;
-        self.slots[at].ticket = Some(qcow2.gate.enter());
+        let Some(ticket) = self.enter(&qcow2.gate) else {
+            self.put_off(at, offset, length);
+            return Ok(true);
+        };
+        self.slots[at].ticket = Some(ticket);
         let mut plan = Plan {
             pieces: std::mem::take(&mut self.slots[at].pieces),
             zeroes: Vec::new(),
