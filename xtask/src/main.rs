@@ -8,6 +8,7 @@
 
 #[cfg(test)]
 mod arrows;
+mod bench;
 mod lab;
 mod setup;
 mod shell;
@@ -22,6 +23,7 @@ Usage: cargo xtask COMMAND
   setup [--check] [GROUP…]   install what the machine lacks (groups: test lab bench fuzz)
   lab [OPTION…] -- COMMAND…  run a command on an emulated host with a real /dev/kvm
   test                       everything that CI checks, in order, with times
+  bench image                benchmarks beside the program a user would take instead
 
 Each command takes --help.";
 
@@ -43,6 +45,7 @@ fn dispatch(arguments: &[String]) -> Outcome<ExitCode> {
     };
     match command.as_str() {
         "setup" => setup::command(rest),
+        "bench" => bench::command(rest),
         "lab" => lab::command(rest),
         "test" => test::command(rest),
         "help" | "--help" | "-h" => {

@@ -73,6 +73,7 @@ pub(crate) const PACKAGES: &[Package] = {
         package(Test, "e2fsprogs", "ext4 file systems in tests"),
         package(Test, "xfsprogs", "XFS file systems with reflinks in tests of wiping"),
         package(Test, "btrfs-progs", "btrfs file systems in tests of wiping"),
+        package(Test, "time", "memory and CPU time of programs"),
         package(Test, "jq", "reads our JSON in shell suites"),
         package(Test, "man-db", "renders our man pages"),
         package(Test, "zsh", "reads our zsh completions"),

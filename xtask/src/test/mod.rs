@@ -46,6 +46,7 @@ fn all(steps: &mut Steps) -> Outcome<()> {
         cargo(["doc", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     steps.run("crates", &mut cargo(["test", "--workspace"]))?;
+    steps.run("programs", &mut cargo(["build", "--workspace", "--bins"]))?;
     for suite in kvm::scripts(&workspace().join("tests"))? {
         let name = format!("tests/{suite}");
         steps.run(&name, &mut program("bash", [name.as_str(), SEED]))?;
