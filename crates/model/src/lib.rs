@@ -7,7 +7,8 @@
 //!
 //! - **Nothing is dropped in silence.** What a document says is described by a field, or kept as
 //!   it is with a [`Note`] that names its place, or refused with an [`Error`] that names its
-//!   place. A part is kept only where leaving it without effect harms no one; a part that would
+//!   place. (Only unknown attributes on an element that is one bare value are left out, and the
+//!   note says that.) A part is kept only where leaving it without effect harms no one; a part that would
 //!   change what a guest, its disks or its secrets see is refused until it is honoured. Strict
 //!   reading ([`ReadOptions::strict`]) refuses all that is not known. Comments outside
 //!   `<metadata>` are not data and are dropped, as libvirt does.

@@ -13,8 +13,9 @@ use cenote_model::network::Network;
 use cenote_model::pool::Pool;
 use cenote_model::snapshot::Snapshot;
 use cenote_model::volume::Volume;
-use cenote_model::{Document, Note, NoteKind};
+use cenote_model::{Document, Note, NoteKind, ReadOptions};
 use common::{error, read, stable, validate, virsh};
+use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -284,4 +285,58 @@ fn metadata_is_kept_as_it_came() {
         text[start..text.find("</nova:instance>").unwrap()].replace('"', "'")
     };
     assert_eq!(body(&domain.to_xml()), body(&text));
+}
+
+/// Reads as any kind; what is accepted prints so that it reads back the same.
+fn round_trip<T: Document + PartialEq + Debug>(text: &str) {
+    if let Ok(parsed) = T::from_xml(text, &ReadOptions::default()) {
+        stable(&parsed.document);
+    }
+}
+
+/// A fixture with some of its bytes taken out, doubled or swapped with others.
+fn mutated() -> impl Strategy<Value = String> {
+    let kinds = [
+        "domain",
+        "network",
+        "pool",
+        "volume",
+        "snapshot",
+        "capabilities",
+    ];
+    let texts: Vec<String> = kinds
+        .into_iter()
+        .flat_map(folder)
+        .map(|(_, text)| text)
+        .collect();
+    let edits = proptest::collection::vec((any::<(u16, u16, u16)>(), 0u8..4), 1..4);
+    (proptest::sample::select(texts), edits).prop_map(|(text, edits)| {
+        let mut chars: Vec<char> = text.chars().collect();
+        for ((from, to, length), kind) in edits {
+            let from = usize::from(from) % chars.len();
+            let to = usize::from(to) % chars.len();
+            let end = (from + usize::from(length) % 60).min(chars.len());
+            let part = chars[from..end].to_vec();
+            match kind {
+                0 if end - from < chars.len() => drop(chars.splice(from..end, [])),
+                1 => drop(chars.splice(to..to, part)),
+                2 => chars.swap(from, to),
+                _ => chars[from] = "<>/'=&#;:x0-9 "[..].chars().nth(to % 14).unwrap(),
+            }
+        }
+        chars.into_iter().collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn mutated_documents_of_any_kind_are_stable_or_refused(text in mutated()) {
+        round_trip::<Domain>(&text);
+        round_trip::<Network>(&text);
+        round_trip::<Pool>(&text);
+        round_trip::<Volume>(&text);
+        round_trip::<Snapshot>(&text);
+        round_trip::<Capabilities>(&text);
+        round_trip::<DomainCapabilities>(&text);
+    }
 }

@@ -3,8 +3,8 @@
 use uuid::Uuid;
 
 use crate::domain::{
-    Alias, Boot, Character, CharacterKind, CharacterSource, CharacterTarget, Domain, Os, OsType,
-    SysinfoEntry,
+    Alias, Boot, Character, CharacterKind, CharacterSource, CharacterTarget, Devices, Disk, Domain,
+    Interface, Os, OsType, SysinfoEntry,
 };
 
 impl Domain {
@@ -98,53 +98,25 @@ impl Domain {
         let mut domain = self.clone();
         domain.id = None;
         let devices = &mut domain.devices;
-        for disk in &mut devices.disks {
-            forget_alias(&mut disk.alias);
-            disk.mirror = None;
-            if let Some(source) = &mut disk.source {
-                source.index = None;
-            }
-            let mut below = disk.backing_store.as_mut();
-            while let Some(store) = below {
-                store.index = None;
-                if let Some(source) = &mut store.source {
-                    source.index = None;
-                }
-                below = store.backing_store.as_deref_mut();
-            }
-        }
-        for card in &mut devices.interfaces {
-            forget_alias(&mut card.alias);
-            let given = |name: &str| name.starts_with("vnet") || name.starts_with("vif");
-            card.target = card.target.take().filter(|target| !given(&target.dev));
-            if let Some(source) = &mut card.source {
-                source.portid = None;
-            }
-        }
+        devices.disks.iter_mut().for_each(Disk::forget_run);
+        devices
+            .interfaces
+            .iter_mut()
+            .for_each(Interface::forget_run);
+        devices.aliases().for_each(forget_alias);
         let ports = [
             &mut devices.serials,
             &mut devices.parallels,
             &mut devices.consoles,
         ];
         for port in ports.into_iter().flatten() {
-            forget_alias(&mut port.alias);
             port.tty = None;
             forget_terminal(port.kind, &mut port.source);
         }
         for channel in &mut devices.channels {
-            forget_alias(&mut channel.alias);
             channel.target.state = None;
             forget_terminal(channel.kind, &mut channel.source);
         }
-        let small = devices.controllers.iter_mut().map(|d| &mut d.alias);
-        let small = small.chain(devices.inputs.iter_mut().map(|d| &mut d.alias));
-        let small = small.chain(devices.sounds.iter_mut().map(|d| &mut d.alias));
-        let small = small.chain(devices.videos.iter_mut().map(|d| &mut d.alias));
-        let small = small.chain(devices.watchdogs.iter_mut().map(|d| &mut d.alias));
-        let small = small.chain(devices.balloon.iter_mut().map(|d| &mut d.alias));
-        let small = small.chain(devices.rngs.iter_mut().map(|d| &mut d.alias));
-        let small = small.chain(devices.panics.iter_mut().map(|d| &mut d.alias));
-        small.for_each(forget_alias);
         domain
     }
 
@@ -181,6 +153,54 @@ impl Domain {
             .iter()
             .chain(consoles)
             .filter(|port| port.kind == CharacterKind::Pty)
+    }
+}
+
+impl Disk {
+    fn forget_run(&mut self) {
+        self.mirror = None;
+        if let Some(source) = &mut self.source {
+            source.index = None;
+        }
+        let mut below = self.backing_store.as_mut();
+        while let Some(store) = below {
+            store.index = None;
+            if let Some(source) = &mut store.source {
+                source.index = None;
+            }
+            below = store.backing_store.as_deref_mut();
+        }
+    }
+}
+
+impl Interface {
+    fn forget_run(&mut self) {
+        let given = |name: &str| name.starts_with("vnet") || name.starts_with("vif");
+        self.target = self.target.take().filter(|target| !given(&target.dev));
+        if let Some(source) = &mut self.source {
+            source.portid = None;
+        }
+    }
+}
+
+impl Devices {
+    /// The names of all devices that have one.
+    fn aliases(&mut self) -> impl Iterator<Item = &mut Option<Alias>> {
+        let drives = self.disks.iter_mut().map(|device| &mut device.alias);
+        drives
+            .chain(self.controllers.iter_mut().map(|device| &mut device.alias))
+            .chain(self.interfaces.iter_mut().map(|device| &mut device.alias))
+            .chain(self.serials.iter_mut().map(|device| &mut device.alias))
+            .chain(self.parallels.iter_mut().map(|device| &mut device.alias))
+            .chain(self.consoles.iter_mut().map(|device| &mut device.alias))
+            .chain(self.channels.iter_mut().map(|device| &mut device.alias))
+            .chain(self.inputs.iter_mut().map(|device| &mut device.alias))
+            .chain(self.sounds.iter_mut().map(|device| &mut device.alias))
+            .chain(self.videos.iter_mut().map(|device| &mut device.alias))
+            .chain(self.watchdogs.iter_mut().map(|device| &mut device.alias))
+            .chain(self.balloon.iter_mut().map(|device| &mut device.alias))
+            .chain(self.rngs.iter_mut().map(|device| &mut device.alias))
+            .chain(self.panics.iter_mut().map(|device| &mut device.alias))
     }
 }
 

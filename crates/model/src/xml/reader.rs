@@ -239,11 +239,15 @@ impl<'e> Reader<'e> {
             if *read && treatment.is_none() {
                 continue;
             }
-            // A declaration alone has no effect; what uses it is judged where it stands.
-            if treatment.is_some() || !attribute.name.starts_with("xmlns:") {
-                let path = format!("{}/{step}", self.path);
-                self.judge(treatment, "attribute", &path, self.element.offset)?;
+            if let Some(prefix) = attribute.name.strip_prefix("xmlns:") {
+                // Parts in a foreign namespace carry its declaration with them.
+                if declaration_is_needed(self.element, prefix) {
+                    kept.attributes.push(attribute.clone());
+                }
+                continue;
             }
+            let path = format!("{}/{step}", self.path);
+            self.judge(treatment, "attribute", &path, self.element.offset)?;
             if !*read {
                 kept.attributes.push(attribute.clone());
             }
@@ -332,6 +336,21 @@ impl<'e> Reader<'e> {
             ),
         }
     }
+}
+
+/// Whether an attribute in this namespace stands on an element that is in none.
+fn declaration_is_needed(element: &Element, prefix: &str) -> bool {
+    if element.name.contains(':') {
+        return false;
+    }
+    let uses = |name: &str| {
+        name.split_once(':')
+            .is_some_and(|(found, _)| found == prefix)
+    };
+    element.attributes.iter().any(|a| uses(&a.name))
+        || element
+            .elements()
+            .any(|child| declaration_is_needed(child, prefix))
 }
 
 fn lookup(known: &[(&str, Treatment)], name: &str) -> Option<Treatment> {
