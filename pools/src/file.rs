@@ -1,14 +1,14 @@
 //! Making files appear and disappear without a moment in between.
 //!
-//! A new volume is written under a private name in its directory, synced, and
-//! then renamed with `RENAME_NOREPLACE`: it appears whole or not at all, and
-//! never in place of something else. Removal renames to a random private name
+//! A new volume is written inside a private directory of its pool, which only
+//! its owner may enter, synced, and then renamed with `RENAME_NOREPLACE`: it
+//! appears whole or not at all, and never in place of something else. Removal renames to a random private name
 //! first, so that the old name is free at once and an interrupted removal can
 //! be told from a volume.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -54,21 +54,6 @@ pub fn is_private(path: &Path) -> bool {
         .is_some_and(|n| n.starts_with(PRIVATE_PREFIX))
 }
 
-/// Creates a file that must not exist, following no link, with `mode` less the
-/// process's umask.
-pub fn create_new(path: &Path, mode: u32) -> Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-        .open(path)
-        .map_err(|source| Error::at("create", path, source))?;
-    crash::point("file-created");
-    Ok(file)
-}
-
 /// Waits until the file and its length are on stable storage.
 pub fn sync_file(path: &Path) -> Result<()> {
     File::open(path)
@@ -89,7 +74,7 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives the finished private file `temporary` its name, durably. Fails with
+/// Gives the finished file `temporary` its name, durably. Fails with
 /// [`crate::ErrorKind::Exists`] where something has that name already.
 pub fn publish(temporary: &Path, path: &Path) -> Result<()> {
     rename_new(temporary, path)?;
@@ -124,6 +109,54 @@ pub fn remove_private(path: &Path) -> Result<()> {
     }
 }
 
+/// Whether the file at `path` is one long hole.
+pub fn is_without_data(path: &Path) -> Result<bool> {
+    use rustix::fs::{SeekFrom, seek};
+    let at = |source| Error::at("examine", path, source);
+    let file = File::open(path).map_err(at)?;
+    match seek(&file, SeekFrom::Data(0)) {
+        Ok(_) => Ok(false),
+        Err(rustix::io::Errno::NXIO) => Ok(true),
+        Err(errno) => Err(at(errno.into())),
+    }
+}
+
+/// Removes a private directory and the files `inside` it; what is gone already
+/// is fine, and other files keep the directory.
+pub fn remove_private_dir(directory: &Path, inside: &[&Path]) -> Result<()> {
+    if !is_private(directory) || inside.iter().any(|file| file.parent() != Some(directory)) {
+        let source = io::Error::from(io::ErrorKind::InvalidInput);
+        return Err(Error::at(
+            "remove as a temporary directory",
+            directory,
+            source,
+        ));
+    }
+    for file in inside {
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::at("remove", file, error));
+            }
+            _ => crash::point("file-removed"),
+        }
+    }
+    match fs::remove_dir(directory) {
+        Ok(()) => sync_parent(directory),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Error::at("remove", directory, source)),
+    }
+}
+
+/// Creates a private directory that only its owner may enter.
+pub fn create_private_dir(directory: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| Error::at("create directory", directory, source))?;
+    crash::point("directory-created");
+    Ok(())
+}
+
 fn rename_new(from: &Path, to: &Path) -> Result<()> {
     use rustix::io::Errno;
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
@@ -150,7 +183,7 @@ mod tests {
         let path = dir.path().join("disk");
         fs::write(&path, "precious").unwrap();
         let temporary = private_sibling(&path, "new");
-        drop(create_new(&temporary, 0o600).unwrap());
+        fs::write(&temporary, "").unwrap();
         let error = publish(&temporary, &path).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Exists, "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"precious");
@@ -164,7 +197,7 @@ mod tests {
         let path = dir.path().join("disk");
         std::os::unix::fs::symlink("/nonexistent/target", &path).unwrap();
         let temporary = private_sibling(&path, "new");
-        drop(create_new(&temporary, 0o600).unwrap());
+        fs::write(&temporary, "").unwrap();
         assert!(publish(&temporary, &path).is_err());
         assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
     }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cenote_pools::Progress;
+use cenote_pools::{Progress, crash};
 use parking_lot::Mutex;
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
@@ -178,6 +178,7 @@ impl<'a> JobProgress<'a> {
 
 impl Progress for JobProgress<'_> {
     fn update(&self, done: u64, total: u64) -> ControlFlow<()> {
+        crash::point("progress");
         self.caller.update(done, total)?;
         // A thread that finds another one writing goes on with its work.
         let Some(mut last) = self.last.try_lock() else {
@@ -195,5 +196,12 @@ impl Progress for JobProgress<'_> {
         } else {
             ControlFlow::Continue(())
         }
+    }
+}
+
+/// As the image engine asks for it.
+impl cenote_image::Progress for JobProgress<'_> {
+    fn report(&self, done: u64, total: u64) -> ControlFlow<()> {
+        self.update(done, total)
     }
 }

@@ -328,6 +328,11 @@ fn entry_of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
 }
 
 impl Operation<'_> {
+    /// The plan, with what [`Operation::revise`] learned.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// Records durably that all before `step` is done, with changes to the
     /// plan learned on the way, such as the inode of a file that was made.
     pub(crate) fn revise(&mut self, step: i64, change: impl FnOnce(&mut Plan)) -> Result<()> {

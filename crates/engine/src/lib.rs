@@ -58,9 +58,14 @@ pub use node::Node;
 pub use paths::NodeOptions;
 pub use pools::{PoolInfo, PoolRefresh, PoolState};
 
-pub use volumes::{ChainNode, Compression, NewBacking, NewVolume, Preallocation, Qcow2Settings};
+pub use volumes::{
+    AfterCommit, ChainNode, CloneSettings, Compression, NewBacking, NewVolume, Preallocation,
+    Qcow2Settings, Resize,
+};
 
-pub use cenote_image::Format;
+pub use cenote_image::check::{CheckReport, Repair as ImageRepair};
+pub use cenote_image::ops::Comparison;
+pub use cenote_image::{Format, Image, Snapshot};
 pub use cenote_pools::{
     BackingInfo, BuildMode, ErrorKind, FormatOrigin, NoProgress, Permissions, Progress, Transfer,
     Usage, VolumeId, VolumeInfo, VolumeKind,

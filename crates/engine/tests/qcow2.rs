@@ -384,3 +384,32 @@ fn the_tree_of_a_chain_shows_every_branch() {
     let error = s.node.open_volume(&id("a"), false).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidState, "{error}");
 }
+
+#[test]
+fn data_files_are_volumes_of_their_own() {
+    let s = setup();
+    let mut new = NewVolume::new("image", Format::Qcow2, 1 << 20);
+    new.qcow2.data_file = Some("image.data".into());
+    new.qcow2.data_file_raw = true;
+    s.node.volume_create("default", &new).unwrap();
+    let info = info(&s.images.join("image"));
+    assert_eq!(
+        info["format-specific"]["data"]["data-file"],
+        text(&s.images.join("image.data"))
+    );
+    qemu_img(&["check", text(&s.images.join("image"))]);
+    let data = s.node.volume(&id("image.data")).unwrap();
+    assert_eq!(
+        (data.format.as_str(), data.format_origin),
+        ("raw", FormatOrigin::Created)
+    );
+    let error = s.node.volume_delete(&id("image.data")).unwrap_err();
+    assert!(error.to_string().contains("'default/image'"), "{error}");
+    // A taken name of either leaves both as they are.
+    new.name = "other".into();
+    let error = s.node.volume_create("default", &new).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exists, "{error}");
+    assert_eq!(fs::read_dir(&s.images).unwrap().count(), 2);
+    s.node.volume_delete(&id("image")).unwrap();
+    s.node.volume_delete(&id("image.data")).unwrap();
+}

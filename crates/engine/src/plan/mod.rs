@@ -9,24 +9,27 @@ mod recover;
 
 use std::path::PathBuf;
 
+use cenote_image::Format;
 use cenote_pools::VolumeId;
 use cenote_pools::file::FileIdentity;
 use serde::{Deserialize, Serialize};
+
+use crate::volumes::Collapse;
 
 /// What an operation is about to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub(crate) enum Plan {
-    /// Fill the private file `temporary`, then give it its name `path`.
+    /// Make the file in the private `directory`, then give it its name.
     VolumeCreate {
-        /// Verb for the user, `volume-create` or `volume-clone`.
         verb: Verb,
         volume: VolumeId,
         path: PathBuf,
-        temporary: PathBuf,
+        directory: PathBuf,
         /// The finished file; known from step 1.
         identity: Option<FileIdentity>,
         format: String,
+        data: Option<DataPart>,
     },
     /// Make a logical volume that bears a tag, then take the tag away.
     LogicalCreate {
@@ -38,6 +41,15 @@ pub(crate) enum Plan {
     LogicalDelete { volume: VolumeId },
     /// Overwrite a volume's content in place.
     VolumeUpload { volume: VolumeId },
+    /// Change an image in place, in a way the image engine makes safe.
+    ImageChange {
+        change: Change,
+        volume: VolumeId,
+        path: PathBuf,
+        format: Format,
+    },
+    /// Take a layer out of a chain.
+    Collapse(Collapse),
     /// One step on a pool.
     Pool { verb: PoolVerb, pool: String },
     /// Rename `path` to `trash`, then remove that.
@@ -48,12 +60,52 @@ pub(crate) enum Plan {
     },
 }
 
+/// The external data file of a new volume, a volume of its own. Its name
+/// stands in the image's header and must be absolute, so that it is made under
+/// that name at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DataPart {
+    pub(crate) volume: VolumeId,
+    pub(crate) path: PathBuf,
+    /// Its name on the way out.
+    pub(crate) trash: PathBuf,
+    /// The finished file; known from step 1.
+    pub(crate) identity: Option<FileIdentity>,
+}
+
 /// How a new volume comes to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Verb {
     Create,
     Clone,
+}
+
+/// What is done to an image in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Change {
+    Resize,
+    Repair,
+    Rebase,
+    Flatten,
+    SnapshotCreate,
+    SnapshotRevert,
+    SnapshotDelete,
+}
+
+impl Change {
+    fn kind(self) -> &'static str {
+        match self {
+            Change::Resize => "volume-resize",
+            Change::Repair => "volume-repair",
+            Change::Rebase => "volume-rebase",
+            Change::Flatten => "volume-flatten",
+            Change::SnapshotCreate => "snapshot-create",
+            Change::SnapshotRevert => "snapshot-revert",
+            Change::SnapshotDelete => "snapshot-delete",
+        }
+    }
 }
 
 /// What is done to a pool.
@@ -89,6 +141,9 @@ impl Plan {
             },
             Plan::VolumeDelete { .. } | Plan::LogicalDelete { .. } => "volume-delete",
             Plan::VolumeUpload { .. } => "volume-upload",
+            Plan::ImageChange { change, .. } => change.kind(),
+            Plan::Collapse(collapse) if collapse.down => "volume-commit",
+            Plan::Collapse(_) => "volume-remove-layer",
             Plan::Pool { verb, .. } => verb.kind(),
         }
     }
@@ -97,11 +152,19 @@ impl Plan {
     /// works on a pool while another works on a volume of it.
     pub(crate) fn subjects(&self) -> Vec<String> {
         match self {
-            Plan::VolumeCreate { volume, .. }
-            | Plan::VolumeDelete { volume, .. }
+            Plan::VolumeCreate { volume, data, .. } => {
+                let data = data.iter().map(|data| data.volume.to_string());
+                std::iter::once(volume.to_string()).chain(data).collect()
+            }
+            Plan::VolumeDelete { volume, .. }
             | Plan::LogicalCreate { volume, .. }
             | Plan::VolumeUpload { volume }
             | Plan::LogicalDelete { volume } => vec![volume.to_string()],
+            Plan::ImageChange { volume, .. } => vec![volume.to_string()],
+            Plan::Collapse(collapse) => std::iter::once(&collapse.volume)
+                .chain(&collapse.others)
+                .map(|volume| volume.to_string())
+                .collect(),
             Plan::Pool { pool, .. } => vec![pool.clone()],
         }
     }

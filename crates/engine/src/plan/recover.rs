@@ -5,11 +5,12 @@ use std::path::Path;
 use cenote_pools::file::{self, FileIdentity};
 use cenote_pools::{Error as StorageError, FormatOrigin, VolumeId};
 
-use super::Plan;
+use super::{Change, DataPart, Plan};
 use crate::error::{Error, Result};
 use crate::journal::RepairOutcome::{self, Pending, RolledBack, RolledForward};
 use crate::node::Node;
 use crate::records;
+use crate::volumes::Collapse;
 
 /// Which way it went, and a sentence that says so.
 type Outcome = (RepairOutcome, String);
@@ -28,11 +29,22 @@ impl Plan {
             Plan::VolumeCreate {
                 volume,
                 path,
-                temporary,
+                directory,
                 identity,
                 format,
+                data,
                 ..
-            } => created(node, volume, path, temporary, *identity, format),
+            } => {
+                let parts = Created {
+                    volume,
+                    path,
+                    directory,
+                    identity: *identity,
+                    format,
+                    data,
+                };
+                parts.recover(node)
+            }
             Plan::VolumeDelete {
                 volume,
                 path,
@@ -46,6 +58,28 @@ impl Plan {
                 RolledBack,
                 format!("the upload to volume '{volume}' was interrupted; upload it again"),
             )),
+            Plan::ImageChange {
+                change,
+                volume,
+                path,
+                format,
+            } => {
+                node.settle_image(path, *format)?;
+                Ok(changed(*change, volume, step))
+            }
+            Plan::Collapse(collapse) if step >= 1 => {
+                node.finish_collapse(collapse)?;
+                Ok((
+                    RolledForward,
+                    format!("volume '{}' is out of its chain", collapse.volume),
+                ))
+            }
+            Plan::Collapse(collapse) => {
+                for image in collapse.overlays.iter().chain(&collapse.base) {
+                    node.settle_image(&image.path, image.format)?;
+                }
+                Ok((RolledBack, uncollapsed(collapse)))
+            }
             Plan::LogicalCreate { volume, tag, .. } => {
                 let group = node.pool_row(&volume.pool)?.logical()?;
                 match group.has_tag(&volume.name, tag)? {
@@ -76,7 +110,9 @@ impl Plan {
             | Plan::VolumeDelete { volume, .. }
             | Plan::LogicalCreate { volume, .. }
             | Plan::VolumeUpload { volume }
+            | Plan::ImageChange { volume, .. }
             | Plan::LogicalDelete { volume } => Some(volume),
+            Plan::Collapse(collapse) => Some(&collapse.volume),
             Plan::Pool { .. } => None,
         }
     }
@@ -98,21 +134,66 @@ fn pool_is_away(node: &Node, volume: &VolumeId) -> Result<Option<Outcome>> {
     Ok(Some((Pending, message)))
 }
 
-fn created(
-    node: &Node,
-    volume: &VolumeId,
-    path: &Path,
-    temporary: &Path,
+/// A volume being made.
+struct Created<'a> {
+    volume: &'a VolumeId,
+    path: &'a Path,
+    directory: &'a Path,
     identity: Option<FileIdentity>,
-    format: &str,
-) -> Result<Outcome> {
-    if identity.is_some() && file::identity(path)? == identity {
-        records::put(node.state(), volume, format, FormatOrigin::Created)?;
-        file::remove_private(temporary)?;
-        return Ok((RolledForward, complete(volume)));
+    format: &'a str,
+    data: &'a Option<DataPart>,
+}
+
+impl Created<'_> {
+    fn recover(&self, node: &Node) -> Result<Outcome> {
+        let published = self.identity.is_some() && file::identity(self.path)? == self.identity;
+        if published {
+            if let Some(data) = self.data {
+                records::put(node.state(), &data.volume, "raw", FormatOrigin::Created)?;
+            }
+            records::put(
+                node.state(),
+                self.volume,
+                self.format,
+                FormatOrigin::Created,
+            )?;
+            self.clean()?;
+            return Ok((RolledForward, complete(self.volume)));
+        }
+        let kept = match self.data {
+            Some(data) => remove_data(data)?,
+            None => None,
+        };
+        self.clean()?;
+        let message = unfinished(self.volume);
+        Ok((RolledBack, message + &kept.unwrap_or_default()))
     }
-    file::remove_private(temporary)?;
-    Ok((RolledBack, unfinished(volume)))
+
+    fn clean(&self) -> Result<()> {
+        let inside = self.directory.join(&self.volume.name);
+        Ok(file::remove_private_dir(self.directory, &[&inside])?)
+    }
+}
+
+/// Takes away the data file of an image that was not finished. One that may be
+/// somebody else's, because it appeared meanwhile and holds data, is kept; the
+/// answer says so.
+fn remove_data(data: &DataPart) -> Result<Option<String>> {
+    let found = file::identity(&data.path)?;
+    let ours = match data.identity {
+        Some(_) => found == data.identity,
+        None => found.is_some() && file::is_without_data(&data.path)?,
+    };
+    if ours {
+        file::retire(&data.path, &data.trash)?;
+    }
+    file::remove_private(&data.trash)?;
+    Ok((found.is_some() && !ours).then(|| {
+        format!(
+            ", but '{}' holds data and was kept; delete it if it is not needed",
+            data.volume
+        )
+    }))
 }
 
 fn deleted(node: &Node, volume: &VolumeId, path: &Path, trash: &Path) -> Result<Outcome> {
@@ -122,6 +203,49 @@ fn deleted(node: &Node, volume: &VolumeId, path: &Path, trash: &Path) -> Result<
     file::remove_private(trash)?;
     records::remove(node.state(), volume)?;
     Ok((RolledForward, gone(volume)))
+}
+
+fn changed(change: Change, volume: &VolumeId, step: i64) -> Outcome {
+    let done = match change {
+        Change::Resize => "resizing",
+        Change::Repair => "repairing",
+        Change::Rebase => "rebasing",
+        Change::Flatten => "flattening",
+        Change::SnapshotCreate => "taking an internal snapshot of",
+        Change::SnapshotRevert => "reverting to an internal snapshot of",
+        Change::SnapshotDelete => "deleting an internal snapshot of",
+    };
+    if step >= 1 {
+        return (
+            RolledForward,
+            format!("{done} volume '{volume}' was complete"),
+        );
+    }
+    let message = match change {
+        Change::Rebase | Change::Flatten | Change::Repair => format!(
+            "{done} volume '{volume}' was interrupted; it shows what it showed before; do it again"
+        ),
+        _ => format!(
+            "{done} volume '{volume}' was interrupted; the volume is valid, before or after the \
+             change; look at it, and do it again if need be"
+        ),
+    };
+    (RolledBack, message)
+}
+
+fn uncollapsed(collapse: &Collapse) -> String {
+    let volume = &collapse.volume;
+    if collapse.down {
+        format!(
+            "the commit of volume '{volume}' was interrupted; it shows what it showed before; \
+             commit it again"
+        )
+    } else {
+        format!(
+            "taking volume '{volume}' out of its chain was interrupted; all volumes show what they \
+             showed before; do it again"
+        )
+    }
 }
 
 fn complete(volume: &VolumeId) -> String {

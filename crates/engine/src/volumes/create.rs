@@ -6,17 +6,21 @@ use std::path::{Path, PathBuf};
 
 use cenote_image::create::{BackingSpec, Compat, CreateOptions, create};
 use cenote_image::{BackingPolicy, Format};
-use cenote_pools::file::{identity, private_sibling, publish, sync_file};
+use cenote_pools::file::{
+    create_private_dir, identity, private_sibling, publish, remove_private_dir, sync_file,
+};
 use cenote_pools::{
-    Error as StorageError, FormatOrigin, Permissions, Source, VolumeId, VolumeInfo,
+    Error as StorageError, FormatOrigin, Permissions, Progress, Source, VolumeId, VolumeInfo,
     check_volume_name,
 };
 
 pub use cenote_image::create::{Compression, Preallocation};
 
 use crate::error::{Error, Result};
+use crate::jobs::JobProgress;
+use crate::journal::Operation;
 use crate::node::Node;
-use crate::plan::{Plan, Verb};
+use crate::plan::{DataPart, Plan, Verb};
 use crate::pools::PoolRow;
 use crate::records;
 
@@ -38,6 +42,11 @@ pub struct Qcow2Settings {
     pub extended_l2: bool,
     /// How compressed clusters are compressed.
     pub compression: Option<Compression>,
+    /// Name of a further volume of the pool, made with this one, that holds
+    /// its data.
+    pub data_file: Option<String>,
+    /// The data file is itself a raw image of the disk.
+    pub data_file_raw: bool,
 }
 
 /// What a new volume shows where it has nothing itself.
@@ -103,6 +112,12 @@ impl NewVolume {
     /// Refuses options that the format does not have.
     fn check(&self) -> Result<()> {
         check_volume_name(&self.name)?;
+        if let Some(data_file) = &self.qcow2.data_file {
+            check_volume_name(data_file)?;
+            if *data_file == self.name {
+                return Err(self.refuse("its data file needs a name of its own"));
+            }
+        }
         match self.format {
             Format::Raw if self.qcow2 != Qcow2Settings::default() => {
                 Err(self.refuse("only qcow2 volumes have these options"))
@@ -164,7 +179,21 @@ impl NewVolume {
         options.lazy_refcounts = qcow2.lazy_refcounts;
         options.extended_l2 = qcow2.extended_l2;
         options.compression = qcow2.compression.unwrap_or(options.compression);
+        options.data_file = qcow2.data_file.clone();
+        options.data_file_raw = qcow2.data_file_raw;
         Ok((options, 0))
+    }
+}
+
+/// What the filling of a new volume may ask of the operation it is part of.
+pub(crate) struct JobContext<'o, 'n> {
+    operation: &'o Operation<'n>,
+}
+
+impl JobContext<'_, '_> {
+    /// Progress that also shows in `job-list` and hears `job-cancel`.
+    pub(crate) fn progress<'a>(&self, caller: &'a dyn Progress) -> JobProgress<'a> {
+        self.operation.progress(caller)
     }
 }
 
@@ -199,18 +228,39 @@ impl Node {
 
     fn create(&self, pool: &str, new: &NewVolume, verb: Verb) -> Result<VolumeInfo> {
         let row = self.running_pool(pool)?;
-        new.check()?;
         if matches!(row.definition.spec.source, Source::VolumeGroup { .. }) {
-            return self.create_logical(&row, new, verb);
+            return self.create_logical(&row, new, verb, |_, _| Ok(()));
         }
+        self.create_with(&row, new, verb, |_, _| Ok(()))
+    }
+
+    /// Makes a file volume; `fill` writes into the fresh image before anybody
+    /// can see it.
+    pub(crate) fn create_with(
+        &self,
+        row: &PoolRow,
+        new: &NewVolume,
+        verb: Verb,
+        fill: impl FnOnce(&Path, &JobContext<'_, '_>) -> Result<()>,
+    ) -> Result<VolumeInfo> {
+        new.check()?;
         let backing = match &new.backing {
             Some(backing) => Some(self.backing_spec(new, backing)?),
             None => None,
         };
-        let (options, reserved) = new.options(backing, self.backing_policy()?)?;
-        self.create_file(&row, new, verb, |temporary| {
+        let (mut options, reserved) = new.options(backing, self.backing_policy()?)?;
+        if let Some(name) = options.data_file.take() {
+            let path = row.definition.spec.target.join(name);
+            options.data_file = Some(
+                path.to_str()
+                    .map(str::to_owned)
+                    .ok_or_else(|| new.refuse("the path of its data file is not UTF-8"))?,
+            );
+        }
+        self.create_file(row, new, verb, |temporary, job| {
             create(temporary, &options).map_err(StorageError::from)?;
-            reserve(temporary, reserved)
+            reserve(temporary, reserved)?;
+            fill(temporary, job)
         })
     }
 
@@ -260,54 +310,111 @@ impl Node {
     }
 
     /// The journalled way of a new file into a pool: `fill` makes the whole
-    /// file under a private name.
+    /// file (and its data file) inside a private directory.
     pub(crate) fn create_file(
         &self,
         row: &PoolRow,
         new: &NewVolume,
         verb: Verb,
-        fill: impl FnOnce(&Path) -> Result<()>,
+        fill: impl FnOnce(&Path, &JobContext<'_, '_>) -> Result<()>,
     ) -> Result<VolumeInfo> {
+        let target = &row.definition.spec.target;
         let volume = VolumeId::new(row.name(), &new.name);
-        let path = row.definition.spec.target.join(&new.name);
-        if identity(&path)?.is_some() {
-            return Err(StorageError::VolumeExists(volume).into());
+        let path = target.join(&new.name);
+        let data = new.qcow2.data_file.as_ref().map(|name| DataPart {
+            volume: VolumeId::new(row.name(), name),
+            path: target.join(name),
+            trash: private_sibling(&target.join(name), "old"),
+            identity: None,
+        });
+        let parts = std::iter::once((&volume, &path))
+            .chain(data.iter().map(|data| (&data.volume, &data.path)));
+        for (volume, path) in parts {
+            if identity(path)?.is_some() {
+                return Err(StorageError::VolumeExists(volume.clone()).into());
+            }
         }
-        let temporary = private_sibling(&path, "new");
-        let mut operation = self.begin(Plan::VolumeCreate {
+        let directory = private_sibling(&path, "new");
+        let operation = self.begin(Plan::VolumeCreate {
             verb,
             volume: volume.clone(),
-            path: path.clone(),
-            temporary: temporary.clone(),
+            path,
+            directory,
             identity: None,
             format: new.format.as_str().into(),
+            data,
         })?;
+        self.run_creation(operation, new, fill)?;
+        self.volume(&volume)
+    }
+
+    /// The steps of a creation that stands in the journal.
+    fn run_creation(
+        &self,
+        mut operation: Operation<'_>,
+        new: &NewVolume,
+        fill: impl FnOnce(&Path, &JobContext<'_, '_>) -> Result<()>,
+    ) -> Result<()> {
+        let Plan::VolumeCreate {
+            volume,
+            path,
+            directory,
+            data,
+            ..
+        } = operation.plan().clone()
+        else {
+            return Ok(());
+        };
+        let temporary = directory.join(&volume.name);
         let result = (|| {
-            fill(&temporary).map_err(|error| named_for(error, &temporary, &path))?;
-            set_permissions(&temporary, &new.permissions)?;
-            sync_file(&temporary)?;
+            create_private_dir(&directory)?;
+            fill(
+                &temporary,
+                &JobContext {
+                    operation: &operation,
+                },
+            )
+            .map_err(|error| named_for(error, &temporary, &path))?;
+            let data_path = data.as_ref().map(|data| &data.path);
+            for file in std::iter::once(&temporary).chain(data_path) {
+                set_permissions(file, &new.permissions)?;
+                sync_file(file)?;
+            }
             let made = identity(&temporary)?;
+            let made_data = match data_path {
+                Some(file) => identity(file)?,
+                None => None,
+            };
             operation.revise(1, |plan| {
-                if let Plan::VolumeCreate { identity, .. } = plan {
+                if let Plan::VolumeCreate { identity, data, .. } = plan {
                     *identity = made;
+                    if let Some(data) = data {
+                        data.identity = made_data;
+                    }
                 }
             })?;
+            if let Some(data) = &data {
+                records::put(self.state(), &data.volume, "raw", FormatOrigin::Created)?;
+            }
             publish(&temporary, &path).map_err(|error| match error {
                 StorageError::FileExists { .. } => StorageError::VolumeExists(volume.clone()),
                 other => other,
             })?;
-            records::put(
-                self.state(),
-                &volume,
-                new.format.as_str(),
-                FormatOrigin::Created,
-            )
+            let format = new.format.as_str();
+            records::put(self.state(), &volume, format, FormatOrigin::Created)?;
+            Ok(remove_private_dir(&directory, &[])?)
         })();
-        operation.finish(result)?;
-        self.volume(&volume)
+        operation.finish(result)
     }
 
-    fn create_logical(&self, row: &PoolRow, new: &NewVolume, verb: Verb) -> Result<VolumeInfo> {
+    pub(crate) fn create_logical(
+        &self,
+        row: &PoolRow,
+        new: &NewVolume,
+        verb: Verb,
+        fill: impl FnOnce(&Path, &JobContext<'_, '_>) -> Result<()>,
+    ) -> Result<VolumeInfo> {
+        new.check()?;
         let refuse = |what: &str, reason: &str| {
             let (pool, what) = (row.name().to_owned(), what.to_owned());
             Err(StorageError::PoolCannot {
@@ -351,6 +458,12 @@ impl Node {
             .create(&new.name, capacity, &tag)
             .map_err(Error::from)
             .and_then(|()| {
+                fill(
+                    &group.device(&new.name),
+                    &JobContext {
+                        operation: &operation,
+                    },
+                )?;
                 records::put(self.state(), &volume, "raw", FormatOrigin::Created)?;
                 Ok(group.accept(&new.name, &tag)?)
             });
@@ -423,7 +536,7 @@ fn named_for(error: Error, temporary: &Path, path: &Path) -> Error {
     })
 }
 
-fn reserve(path: &Path, length: u64) -> Result<()> {
+pub(super) fn reserve(path: &Path, length: u64) -> Result<()> {
     if length == 0 {
         return Ok(());
     }

@@ -1,9 +1,13 @@
 //! Volumes: finding, listing, naming and protecting them.
 
 mod chain;
+mod change;
+mod clone;
+mod collapse;
 mod create;
 mod document;
 mod guard;
+mod relink;
 mod remove;
 mod resolve;
 mod transfer;
@@ -20,6 +24,10 @@ use cenote_pools::{
 };
 
 pub use chain::ChainNode;
+pub use change::Resize;
+pub use clone::CloneSettings;
+pub use collapse::AfterCommit;
+pub(crate) use collapse::Collapse;
 pub use create::{Compression, NewBacking, NewVolume, Preallocation, Qcow2Settings};
 
 use crate::error::Result;
