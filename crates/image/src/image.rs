@@ -340,8 +340,15 @@ fn repaired(header: Header, storage: &dyn Storage, path: &Path, writable: bool) 
         return Ok(header);
     }
     tracing::info!(path = %path.display(), "image was not closed, repairing its refcounts");
-    check::repair_storage(storage, path, Repair::All)?;
-    Header::read(storage, path)
+    let report = check::repair_storage(storage, path, Repair::All)?;
+    match report.findings.first().filter(|_| !report.is_consistent()) {
+        None => Header::read(storage, path),
+        Some(left) => Err(Error::corrupt(
+            path,
+            format!("not closed properly and beyond repair: {}", left.what),
+            left.offset,
+        )),
+    }
 }
 
 #[derive(Debug)]

@@ -629,3 +629,85 @@ fn sockets_in_use_and_bad_options_are_refused() {
     assert_eq!(first.error(), 0);
     assert_eq!(server.clients(), 2);
 }
+
+#[test]
+fn layers_of_a_chain_are_served() {
+    let dir = tools::directory();
+    let path = |name: &str| dir.path().join(name);
+    let bytes = sample();
+    std::fs::write(path("base.raw"), &bytes).unwrap();
+    qemu_img(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        "base.raw",
+        "-F",
+        "raw",
+        text(&path("top.qcow2")),
+    ]);
+    let open = |writable| {
+        cenote_image::OpenOptions::new(cenote_image::Format::Qcow2)
+            .writable(writable)
+            .open(&path("top.qcow2"))
+            .unwrap()
+    };
+    let image = open(true);
+    let base = image.backing().unwrap().clone();
+    let mut options = ServerOptions::new(Export::new(Arc::new(image)));
+    options.exports.push(Export {
+        name: "base".into(),
+        ..Export::new(Arc::new(base))
+    });
+    let socket = path("chain.sock");
+    let server = Server::start(&socket, options).unwrap();
+    let top = format!("nbd+unix:///?socket={}", text(&socket));
+    let below = format!("nbd+unix:///base?socket={}", text(&socket));
+    let commands = [
+        "write -P 7 100k 300k",
+        "write -z -u 2M 1M",
+        "discard 5M 64k",
+        "flush",
+        "read -P 7 100k 300k",
+    ];
+    let mut arguments = vec!["-f", "raw"];
+    for command in &commands {
+        arguments.extend(["-c", command]);
+    }
+    arguments.push(&top);
+    let seen = run("qemu-io", &arguments);
+    assert!(!seen.contains("failed") && !seen.contains("rror"), "{seen}");
+    assert!(
+        !tool("qemu-io", &["-f", "raw", "-c", "write 0 512", &below])
+            .status
+            .success()
+    );
+    run("nbdcopy", &[&below, text(&path("base.copy"))]);
+    assert!(std::fs::read(path("base.copy")).unwrap() == bytes);
+    run(
+        "nbdcopy",
+        &["--connections=4", &top, text(&path("top.copy"))],
+    );
+    // While it is served nobody else writes to it.
+    assert!(
+        !tool(
+            "qemu-io",
+            &["-f", "qcow2", "-c", "write 0 512", text(&path("top.qcow2"))]
+        )
+        .status
+        .success()
+    );
+    server.stop().unwrap();
+    qemu_img(&["check", "-q", "-f", "qcow2", text(&path("top.qcow2"))]);
+    qemu_img(&[
+        "compare",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        text(&path("top.qcow2")),
+        text(&path("top.copy")),
+    ]);
+    assert!(std::fs::read(path("base.raw")).unwrap() == bytes);
+}

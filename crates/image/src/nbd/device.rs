@@ -1,6 +1,6 @@
 //! What the server serves.
 
-use crate::Result;
+use crate::{Image, Result};
 
 /// A run of bytes in one state, as `base:allocation` tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,4 +64,53 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// Told to the client as an errno.
     fn extents(&self, offset: u64, length: u64, most: usize) -> Result<Vec<DeviceExtent>>;
+}
+
+impl BlockDevice for Image {
+    fn size(&self) -> u64 {
+        Image::size(self)
+    }
+
+    fn preferred_block_size(&self) -> u32 {
+        // Raw images have no clusters; the largest are 2 MiB.
+        u32::try_from(self.cluster_size().clamp(4096, 2 << 20)).unwrap_or(4096)
+    }
+
+    fn is_writable(&self) -> bool {
+        Image::is_writable(self)
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        Image::read_at(self, buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        Image::write_at(self, buf, offset)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Result<()> {
+        Image::write_zeroes(self, offset, length, unmap)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        Image::discard(self, offset, length)
+    }
+
+    fn flush(&self) -> Result<()> {
+        Image::flush(self)
+    }
+
+    fn extents(&self, offset: u64, length: u64, most: usize) -> Result<Vec<DeviceExtent>> {
+        Image::extents(self, offset, length)?
+            .take(most)
+            .map(|extent| {
+                let extent = extent?;
+                Ok(DeviceExtent {
+                    length: extent.length,
+                    hole: !extent.data,
+                    zero: extent.zero,
+                })
+            })
+            .collect()
+    }
 }

@@ -619,7 +619,8 @@ impl Storage for FileStorage {
 
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         // Writes that bypass these methods must not lose their durability.
-        (!self.cache.is_synchronous() || self.kernel_sees_synchronous).then(|| self.fd.as_fd())
+        let loses = self.writable && self.cache.is_synchronous() && !self.kernel_sees_synchronous;
+        (!loses).then(|| self.fd.as_fd())
     }
 }
 

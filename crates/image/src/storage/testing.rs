@@ -278,6 +278,17 @@ impl Storage for RecordedStorage {
     }
 }
 
+/// How the machine or the process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// Between two operations.
+    Killed,
+    /// Within a write, at a sector boundary: see [`Replay::torn`].
+    Torn(usize),
+    /// By a power cut: see [`Replay::power_lost`].
+    PowerLost(u64),
+}
+
 /// A walk through a log. The states it gives share their pages with it: each
 /// costs its own writes only.
 #[derive(Debug)]
@@ -327,6 +338,45 @@ impl Replay {
             let _ = apply(&self.applied[event.file], &event.operation);
         }
         true
+    }
+
+    /// Walks to the end. At each position `visit` gets the files as a kill
+    /// leaves them, as `tears` tears of the next write do (spread evenly where
+    /// there are more), and as `cuts` power cuts do; with the position and the
+    /// kind of crash. Returns the number of states visited.
+    pub fn for_each_crash(
+        &mut self,
+        tears: usize,
+        cuts: u64,
+        mut visit: impl FnMut(usize, Crash, Vec<MemoryStorage>),
+    ) -> u64 {
+        let mut visited = 0;
+        loop {
+            let at = self.position;
+            let mut crashes = vec![Crash::Killed];
+            let possible = self.tears();
+            let step = possible.div_ceil(tears.max(1)).max(1);
+            let torn = (0..possible).skip(at % step).step_by(step).take(tears);
+            crashes.extend(torn.map(Crash::Torn));
+            // Seed 0, which loses everything, every few positions only.
+            let first = u64::from(!at.is_multiple_of(8));
+            crashes.extend((0..cuts).map(|cut| match first + cut {
+                0 => Crash::PowerLost(0),
+                cut => Crash::PowerLost((at as u64) << 8 | cut),
+            }));
+            for crash in crashes {
+                let files = match crash {
+                    Crash::Killed => self.killed(),
+                    Crash::Torn(tear) => self.torn(tear),
+                    Crash::PowerLost(seed) => self.power_lost(seed),
+                };
+                visit(at, crash, files);
+                visited += 1;
+            }
+            if !self.advance() {
+                return visited;
+            }
+        }
     }
 
     /// The files if the process is killed here.
