@@ -19,6 +19,7 @@
 //! a guest may have written.
 
 pub mod backend;
+pub mod certificate;
 mod command;
 pub mod crash;
 mod definition;
@@ -33,6 +34,7 @@ mod spec;
 mod transfer;
 mod usage;
 mod volume;
+pub mod wipe;
 
 pub use definition::PoolDefinition;
 pub use error::{Error, ErrorKind, Result};
