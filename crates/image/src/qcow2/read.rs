@@ -7,7 +7,8 @@ use crate::qcow2::mapping::RunKind;
 impl Qcow2 {
     /// Reads guest bytes; the range lies inside the disk.
     pub(crate) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let _pin = self.gate.pin();
+        // The mapping of a layer open for reading never changes.
+        let _pin = self.is_writable().then(|| self.gate.pin());
         let outcome = self.read_pinned(buf, offset);
         self.guard(outcome)
     }

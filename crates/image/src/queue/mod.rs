@@ -53,6 +53,8 @@ use ring::Ring;
 /// The most requests a queue holds.
 const MAX_DEPTH: u32 = 1024;
 
+const PAGE: usize = 4096;
+
 /// A finished request.
 #[derive(Debug)]
 pub struct Completion {
@@ -185,9 +187,10 @@ impl Queue {
         self.in_flight < self.slots.len()
     }
 
-    /// A zeroed buffer that suits the image's alignment.
+    /// A zeroed buffer that suits the image's alignment. It begins with a
+    /// page, so that the host can pass it on in the fewest pieces.
     pub fn buffer(&self, length: usize) -> AlignedBuffer {
-        AlignedBuffer::new(length, self.alignment.max(64))
+        AlignedBuffer::new(length, self.alignment.max(PAGE))
     }
 
     /// Becomes readable when [`Queue::poll`] has something to collect; for
@@ -293,7 +296,7 @@ impl Queue {
         self.slots[at].pending = 1;
         let image = self.image.clone();
         let places = self.slots[at].buffers.clone();
-        let alignment = self.alignment.max(64);
+        let alignment = self.alignment.max(PAGE);
         self.pool.run(at as u32, move || {
             let length = usize::try_from(length).unwrap_or(usize::MAX);
             let mut bounce = AlignedBuffer::new(length, alignment);
