@@ -42,7 +42,7 @@ impl Held {
     /// Opens `path`, locks it as a writer, and asks who else uses it.
     pub(super) fn take(path: &Path, besides: &[PathBuf], usage: &dyn Usage) -> Result<Self> {
         let target = Target::open(path)?;
-        let lock = FileLock::acquire(target.file(), path, LockPolicy::Exclusive);
+        let lock = FileLock::acquire(target.lock_handle(), path, LockPolicy::Exclusive);
         let lock = lock.map_err(|error| match error {
             ImageError::InUse { path, by } => Error::Refused {
                 path,

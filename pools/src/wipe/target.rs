@@ -132,7 +132,7 @@ impl Target {
             }
             identities.push(identity(one, kind).map_err(Error::io(path, "look at"))?);
         }
-        let alignment = alignment(&file, kind).max(ALIGNMENT);
+        let alignment = alignment(&file, kind);
         let identity = identities.swap_remove(0);
         Ok(Self {
             path: path.to_owned(),
@@ -168,6 +168,12 @@ impl Target {
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// The description to put locks on: not the one that requests go through,
+    /// which io_uring may hold for a moment after this process has died.
+    pub(super) fn lock_handle(&self) -> &File {
+        &self.buffered
     }
 
     /// Its extents now.
@@ -346,7 +352,7 @@ fn alignment(file: &File, kind: Kind) -> usize {
         .map(|stat| stat.stx_dio_offset_align.max(stat.stx_dio_mem_align)),
     };
     size.filter(|size| size.is_power_of_two() && *size <= 1 << 20)
-        .unwrap_or(512) as usize
+        .map_or(ALIGNMENT, |size| size as usize)
 }
 
 impl Storage for Target {
@@ -419,6 +425,9 @@ fn read_or_zero(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// No file system or device has smaller blocks.
+const SECTOR: usize = 512;
+
 /// Reads until the buffer is full or the file ends. A direct read that stops
 /// short of a block has met the end.
 fn read_some(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -428,7 +437,7 @@ fn read_some(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
             Ok(0) => break,
             Ok(count) => {
                 done += count;
-                if !count.is_multiple_of(ALIGNMENT) {
+                if !count.is_multiple_of(SECTOR) {
                     break;
                 }
             }

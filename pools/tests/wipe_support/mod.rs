@@ -208,7 +208,7 @@ pub fn raw(path: &Path) -> WipeRequest {
 
 /// Runs a qemu-io script on an image.
 pub fn qemu_io(path: &Path, format: &str, commands: &[&str]) -> String {
-    let mut arguments = vec!["-f", format];
+    let mut arguments = vec!["-d", "ignore", "-f", format];
     for command in commands {
         arguments.extend(["-c", command]);
     }
