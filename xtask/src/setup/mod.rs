@@ -74,6 +74,9 @@ pub(crate) const PACKAGES: &[Package] = {
         package(Test, "xfsprogs", "XFS file systems with reflinks in tests of wiping"),
         package(Test, "btrfs-progs", "btrfs file systems in tests of wiping"),
         package(Test, "time", "memory and CPU time of programs"),
+        package(Test, "scrub", "the passes that wiping must equal, and a peer of it"),
+        package(Test, "libvirt-daemon", "vol-wipe, a peer of wiping"),
+        package(Test, "poppler-utils", "pdftotext reads the certificates' page"),
         package(Test, "jq", "reads our JSON in shell suites"),
         package(Test, "man-db", "renders our man pages"),
         package(Test, "zsh", "reads our zsh completions"),
@@ -87,7 +90,6 @@ pub(crate) const PACKAGES: &[Package] = {
         package(Lab, "xz-utils", "unpacks Debian's generic kernel"),
         package(Lab, "kmod", "lists the modules of the lab's kernel"),
         package(Lab, "mmdebstrap", "builds the lab's Debian user land"),
-        package(Bench, "scrub", "peer of wiping"),
         package(Bench, "fio", "file system and guest disk load"),
         package(Fuzz, "g++", "libFuzzer's run time is C++"),
     ]
