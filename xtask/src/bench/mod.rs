@@ -6,6 +6,7 @@ mod measure;
 mod operations;
 mod report;
 mod transfer;
+mod wipe;
 
 use crate::shell::{Context, Outcome, fail, target};
 use std::fs;
@@ -13,10 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-Usage: cargo xtask bench image [--rounds N] [--only TEXT] [--folder FOLDER]
+Usage: cargo xtask bench image|wipe [--rounds N] [--only TEXT] [--folder FOLDER]
 
   image            the image engine beside qemu-img: reads, writes, convert, commit, rebase,
                    flatten, check, overlays, long chains, and the memory each takes
+  wipe             overwriting 2 GiB once beside plain writes, shred and scrub; --folder counts
 
   --rounds N       runs of each case, taken in turn; the median counts (3)
   --only TEXT      only cases whose name has TEXT in it
@@ -72,6 +74,7 @@ pub(crate) fn command(arguments: &[String]) -> Outcome<ExitCode> {
     }
     match name.as_str() {
         "image" => image::run(&wanted),
+        "wipe" => wipe::run(&wanted),
         "--help" | "-h" => {
             println!("{USAGE}");
             return Ok(ExitCode::SUCCESS);
