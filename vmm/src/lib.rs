@@ -18,12 +18,20 @@
 //! * [`memory`] — the guest's memory and its layout.
 //! * [`pci`] — configuration space, the root bus, INTx and MSI-X.
 //! * [`devices`] — the board: serial port, clock, keyboard controller, power management, bridges.
+//! * [`acpi`], [`boot`] — what firmware would do for a kernel that is booted directly.
+//! * [`machine`] — the description, the board put together, running and ending.
+//! * [`kvm`] — the only part that knows the hypervisor.
 
+pub mod acpi;
+pub mod boot;
 pub mod bus;
 pub mod clock;
 pub mod device;
 pub mod devices;
+pub mod doorbell;
 pub mod event;
 pub mod interrupt;
+pub mod kvm;
+pub mod machine;
 pub mod memory;
 pub mod pci;

@@ -14,8 +14,11 @@
 //! ```
 
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
-use vm_memory::{GuestAddress, GuestMemoryMmap, bitmap::AtomicBitmap, mmap::FromRangesError};
+use std::{io, ops::Range};
+use vm_memory::{
+    Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _,
+    GuestRegionMmap, MemoryRegionAddress, bitmap::AtomicBitmap, mmap::FromRangesError,
+};
 
 /// Guest memory with a bitmap of the pages that the monitor's devices wrote. Accesses through
 /// `vm-memory` mark pages by themselves; whoever lets the kernel write there (`readv`, io_uring)
@@ -146,10 +149,50 @@ impl MemoryLayout {
     }
 }
 
+/// Makes all of the memory zero, as after power-on.
+///
+/// # Errors
+/// If the host refuses to take pages back.
+pub fn clear(memory: &GuestMemory) -> io::Result<()> {
+    for region in memory.iter() {
+        if region.file_offset().is_none() {
+            discard(region)?;
+        } else {
+            // Discarding pages of a file's mapping would bring the file's content back.
+            let chunk = [0; PAGE_SIZE as usize];
+            for at in (0..region.len()).step_by(chunk.len()) {
+                region
+                    .write_slice(&chunk, MemoryRegionAddress(at))
+                    .map_err(io::Error::other)?;
+            }
+        }
+        region
+            .get_mmap()
+            .bitmap()
+            .set_addr_range(0, region.len() as usize);
+    }
+    Ok(())
+}
+
+/// Gives an anonymous region's pages back to the host; they read as zero from then on.
+#[allow(unsafe_code)] // The kernel is given the address of the mapping.
+fn discard(region: &GuestRegionMmap<AtomicBitmap>) -> io::Result<()> {
+    let length = region.len() as usize;
+    // SAFETY: the range is exactly this private anonymous mapping, whose content is the guest's
+    // and may change at any time.
+    unsafe {
+        rustix::mm::madvise(
+            region.as_ptr().cast(),
+            length,
+            rustix::mm::Advice::LinuxDontNeed,
+        )?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::{Bytes, GuestMemoryBackend};
 
     #[test]
     fn small_memory_lies_below_the_hole() {

@@ -78,6 +78,7 @@ pub(crate) const PACKAGES: &[Package] = {
         package(Test, "libvirt-daemon", "vol-wipe, a peer of wiping"),
         package(Test, "poppler-utils", "pdftotext reads the certificates' page"),
         package(Test, "jq", "reads our JSON in shell suites"),
+        package(Test, "acpica-tools", "iasl reads our ACPI tables"),
         package(Test, "man-db", "renders our man pages"),
         package(Test, "zsh", "reads our zsh completions"),
         package(Test, "fish", "reads our fish completions"),

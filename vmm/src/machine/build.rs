@@ -1,0 +1,261 @@
+//! Putting a machine together from its description.
+
+use super::{
+    Board, BoardConfig, BootDescription, CharDevice, Description, DescriptionError, Machine,
+    SerialDescription, Wiring,
+    board::BoardError,
+    clock::MachineClock,
+    console::{Output, RawTerminal},
+    device_thread::{DeviceThread, Input},
+    gate::Gate,
+    run::{Reporter, Starter, run_vcpu},
+    timers::Timers,
+};
+use crate::{
+    devices::chardev::{CharBackend, Discard},
+    kvm::{Host, HostError, Vm, VmError},
+    memory::{MemoryError, MemoryLayout},
+};
+use parking_lot::Mutex;
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, mpsc},
+    thread,
+};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// Why a machine cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The host cannot run guests.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The description cannot be used.
+    #[error(transparent)]
+    Description(#[from] DescriptionError),
+    /// More vCPUs than the host's KVM can have.
+    #[error("the host's KVM runs at most {most} vCPUs in one machine, {wanted} are wanted")]
+    Vcpus {
+        /// Wanted.
+        wanted: u8,
+        /// Possible.
+        most: usize,
+    },
+    /// More memory than the host has.
+    #[error(
+        "the guest is to have {wanted} bytes of memory, the host has {present}: give the guest less"
+    )]
+    HostMemory {
+        /// Wanted.
+        wanted: u64,
+        /// The host's RAM and swap.
+        present: u64,
+    },
+    /// Memory cannot be had.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// KVM refused something.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// The devices cannot be wired.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// A thread or a descriptor could not be made.
+    #[error("the host refused {what}")]
+    Resource {
+        /// What was to be made.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn resource(what: &'static str) -> impl FnOnce(io::Error) -> BuildError {
+    move |source| BuildError::Resource { what, source }
+}
+
+/// The host's side of the character devices.
+#[derive(Default)]
+struct Consoles {
+    outputs: Vec<Output>,
+    terminal: Option<RawTerminal>,
+    /// Input for COM1.
+    input: Option<OwnedFd>,
+}
+
+/// A device's back end, and which output feeds from it.
+type Attached = (Box<dyn CharBackend>, Option<usize>);
+
+impl Consoles {
+    fn backend(
+        &mut self,
+        device: Option<&SerialDescription>,
+        wake: &EventFd,
+    ) -> Result<Option<Attached>, BuildError> {
+        let Some(device) = device else {
+            return Ok(None);
+        };
+        let sink: File = match &device.backend {
+            CharDevice::Null => return Ok(Some((Box::new(Discard), None))),
+            CharDevice::Stdio => {
+                let duplicate = io::stdout().as_fd().try_clone_to_owned();
+                self.input = io::stdin().as_fd().try_clone_to_owned().ok();
+                self.terminal = Some(RawTerminal::enter());
+                duplicate.map_err(resource("a descriptor"))?.into()
+            }
+            CharDevice::File(file) => file.create("console file")?,
+        };
+        let wake = wake.try_clone().map_err(resource("an event"))?;
+        let (output, backend) =
+            Output::start(sink, Some(wake)).map_err(resource("a thread for output"))?;
+        self.outputs.push(output);
+        Ok(Some((backend, Some(self.outputs.len() - 1))))
+    }
+}
+
+impl Machine {
+    /// Puts a machine together on `host`. Nothing of the guest runs yet.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build(host: &Host, description: &Description) -> Result<Self, BuildError> {
+        description.check()?;
+        let layout = MemoryLayout::new(description.memory)?;
+        check_host(host, description)?;
+        let starter = open_starter(&description.boot)?;
+        let vm = Vm::new(host, layout.map()?)?;
+        let vcpus = vm.create_vcpus(host, description.vcpus, &description.cpu.masks)?;
+        let gate = Gate::new(vcpus.iter().map(crate::kvm::Vcpu::kicker).collect());
+        let (sender, messages) = mpsc::channel();
+
+        let clock = Arc::new(MachineClock::default());
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(resource("an event"))?;
+        let timers = Timers::new(wake.try_clone().map_err(resource("an event"))?);
+        let mut consoles = Consoles::default();
+        let serial = consoles.backend(description.serial.as_ref(), &wake)?;
+        let debug = consoles.backend(description.debug_console.as_ref(), &wake)?;
+        let (serial, serial_output) = serial.unzip();
+        let wiring = Wiring {
+            controller: vm.controller(),
+            events: Arc::new(Reporter {
+                gate: Arc::clone(&gate),
+                sender: sender.clone(),
+            }),
+            clock: clock.clone(),
+            timers: Arc::clone(&timers),
+        };
+        let config = BoardConfig {
+            vcpus: description.vcpus,
+            layout,
+            serial,
+            debug_console: debug.map(|(backend, _)| backend),
+            pvpanic: description.pvpanic,
+            clock_offset: description.clock_offset,
+        };
+        let board = Board::new(&wiring, config)?;
+
+        let mut inputs = Vec::new();
+        if let Some(serial) = &board.serial {
+            if let Some(output) = serial_output
+                .flatten()
+                .and_then(|i| consoles.outputs.get(i))
+            {
+                output.attach(&(serial.clone() as _));
+            }
+            if let Some(source) = consoles.input.take() {
+                inputs.push(Input::new(source, serial.clone()));
+            }
+        }
+        let device_thread = DeviceThread::start(wake, clock.clone(), timers, inputs)
+            .map_err(resource("the device thread"))?;
+        let vcpus: Vec<_> = vcpus.into_iter().map(|v| Arc::new(Mutex::new(v))).collect();
+        let mut machine = Self {
+            gate,
+            threads: Vec::new(),
+            vcpus,
+            board,
+            device_thread,
+            outputs: consoles.outputs,
+            terminal: consoles.terminal,
+            clock,
+            messages,
+            sender,
+            starter,
+            layout,
+            pvpanic: description.pvpanic,
+            on_reset: description.on_reset,
+            resets: 0,
+            running: false,
+            power_on: vm.save()?,
+            vm,
+        };
+        machine.start_threads()?;
+        Ok(machine)
+    }
+
+    fn start_threads(&mut self) -> Result<(), BuildError> {
+        for (id, vcpu) in self.vcpus.iter().enumerate() {
+            let vcpu = Arc::clone(vcpu);
+            let gate = Arc::clone(&self.gate);
+            let ports = Arc::clone(&self.board.ports);
+            let memory = Arc::clone(&self.board.memory);
+            let sender = self.sender.clone();
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{id}"))
+                .stack_size(256 * 1024)
+                .spawn(move || run_vcpu(&vcpu, &gate, &ports, &memory, &sender));
+            match thread {
+                Ok(thread) => self.threads.push(thread),
+                Err(source) => {
+                    self.gate.end();
+                    return Err(resource("a thread for a vCPU")(source));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_host(host: &Host, description: &Description) -> Result<(), BuildError> {
+    let most = host.max_vcpus();
+    if usize::from(description.vcpus) > most {
+        return Err(BuildError::Vcpus {
+            wanted: description.vcpus,
+            most,
+        });
+    }
+    let info = rustix::system::sysinfo();
+    let unit = u64::from(info.mem_unit);
+    let present = (info.totalram + info.totalswap).saturating_mul(unit);
+    if description.memory > present {
+        return Err(BuildError::HostMemory {
+            wanted: description.memory,
+            present,
+        });
+    }
+    Ok(())
+}
+
+fn open_starter(boot: &BootDescription) -> Result<Starter, BuildError> {
+    Ok(match boot {
+        BootDescription::Kernel {
+            image,
+            initrd,
+            command_line,
+            protocol,
+        } => Starter::Kernel {
+            image: image.open("kernel")?,
+            initrd: initrd
+                .as_ref()
+                .map(|file| file.open("initrd"))
+                .transpose()?,
+            command_line: command_line.clone(),
+            protocol: *protocol,
+        },
+        BootDescription::RealMode { image } => Starter::RealMode {
+            image: image.open("real-mode image")?,
+        },
+    })
+}

@@ -1,0 +1,366 @@
+//! The machine description: JSON, complete, strict.
+//!
+//! Unknown fields are refused. Files are named by path or given as open descriptors; a sandboxed
+//! monitor is given descriptors.
+
+use crate::{
+    boot::Protocol,
+    kvm::CpuidMask,
+    memory::{MemoryError, MemoryLayout},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::File,
+    io,
+    os::fd::{BorrowedFd, RawFd},
+    path::{Path, PathBuf},
+};
+
+/// The version of the description's shape.
+pub const VERSION: u32 = 1;
+/// The most vCPUs that a machine can have.
+pub const MOST_VCPUS: u8 = 32;
+/// The largest description that is read, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// Version of the description's shape: 1.
+    pub version: u32,
+    /// Number of virtual processors, 1 to 32.
+    pub vcpus: u8,
+    /// Memory in bytes, a multiple of 4096.
+    pub memory: u64,
+    /// The processors.
+    #[serde(default)]
+    pub cpu: CpuDescription,
+    /// What to start.
+    pub boot: BootDescription,
+    /// COM1, if the machine is to have it.
+    #[serde(default)]
+    pub serial: Option<SerialDescription>,
+    /// The debug console at port 0x402, if the machine is to have it.
+    #[serde(default)]
+    pub debug_console: Option<SerialDescription>,
+    /// Whether the guest can report a crash through pvpanic.
+    #[serde(default = "yes")]
+    pub pvpanic: bool,
+    /// Seconds by which the real-time clock is ahead of UTC.
+    #[serde(default)]
+    pub clock_offset: i64,
+    /// What a reset by the guest leads to.
+    #[serde(default)]
+    pub on_reset: OnReset,
+    /// Whether a host without virtualization extensions may run this guest in KVM's emulator.
+    #[serde(default)]
+    pub allow_emulation: bool,
+    /// The control socket, if there is to be one.
+    #[serde(default)]
+    pub control: Option<PathBuf>,
+    /// Where to write the exit report, if anywhere.
+    #[serde(default)]
+    pub exit_report: Option<PathBuf>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Processors.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CpuDescription {
+    /// The model.
+    #[serde(default)]
+    pub model: CpuModel,
+    /// Features that the guest is not to see.
+    #[serde(default)]
+    pub masks: Vec<CpuidMask>,
+}
+
+/// Which processor the guest sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CpuModel {
+    /// The host's, as far as KVM can show it to a guest.
+    #[default]
+    Host,
+}
+
+/// How the machine starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum BootDescription {
+    /// A kernel, without firmware.
+    Kernel {
+        /// bzImage or ELF.
+        image: FileSource,
+        /// Initial RAM disk.
+        #[serde(default)]
+        initrd: Option<FileSource>,
+        /// The command line, passed on exactly.
+        #[serde(default)]
+        command_line: String,
+        /// How to enter the kernel.
+        #[serde(default)]
+        protocol: Protocol,
+    },
+    /// 16-bit code, loaded at 0x10000 and entered at its first byte; for fixture guests.
+    RealMode {
+        /// The code, at most 512 KiB.
+        image: FileSource,
+    },
+}
+
+/// A file by path or as an open descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileSource {
+    /// A path.
+    Path(PathBuf),
+    /// The number of a descriptor that the monitor has inherited.
+    Fd(RawFd),
+}
+
+/// A device that sends and receives characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SerialDescription {
+    /// The host's side.
+    pub backend: CharDevice,
+}
+
+/// The host's side of a character device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CharDevice {
+    /// Output is lost, there is no input.
+    Null,
+    /// Standard output and standard input.
+    Stdio,
+    /// Output goes to a file, there is no input.
+    File(FileSource),
+}
+
+/// What a reset leads to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnReset {
+    /// The machine starts again.
+    #[default]
+    Restart,
+    /// The monitor exits with the cause `guest-reset`.
+    Exit,
+}
+
+/// Why a description cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DescriptionError {
+    /// The file cannot be read.
+    #[error("machine description {path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It is not what it should be.
+    #[error("machine description {path}: {source}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what was expected.
+        source: serde_json::Error,
+    },
+    /// The version is not known.
+    #[error("the machine description has version {0}, this monitor reads version {VERSION}")]
+    Version(u32),
+    /// The number of vCPUs is out of range.
+    #[error("{0} vCPUs are impossible: give 1 to {MOST_VCPUS}")]
+    Vcpus(u8),
+    /// The memory is out of range.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Two devices want the terminal.
+    #[error("only one device can have 'stdio': give the debug console a file")]
+    StdioTwice,
+    /// A file cannot be opened.
+    #[error("{what} {path} cannot be opened")]
+    Open {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A descriptor is not open.
+    #[error("{what}: descriptor {fd} is not open")]
+    Descriptor {
+        /// What the file is for.
+        what: &'static str,
+        /// Its number.
+        fd: RawFd,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Description {
+    /// Reads and checks a description.
+    ///
+    /// # Errors
+    /// [`DescriptionError`].
+    pub fn read(path: &Path) -> Result<Self, DescriptionError> {
+        let read = |source| DescriptionError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(read)?;
+        let mut text = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, LARGEST), &mut text).map_err(read)?;
+        let description: Self =
+            serde_json::from_slice(&text).map_err(|source| DescriptionError::Syntax {
+                path: path.to_owned(),
+                source,
+            })?;
+        description.check()?;
+        Ok(description)
+    }
+
+    /// Checks what the shape does not say.
+    ///
+    /// # Errors
+    /// [`DescriptionError`].
+    pub fn check(&self) -> Result<(), DescriptionError> {
+        if self.version != VERSION {
+            return Err(DescriptionError::Version(self.version));
+        }
+        if !(1..=MOST_VCPUS).contains(&self.vcpus) {
+            return Err(DescriptionError::Vcpus(self.vcpus));
+        }
+        MemoryLayout::new(self.memory)?;
+        let on_terminal = |device: &Option<SerialDescription>| matches!(device, Some(device) if device.backend == CharDevice::Stdio);
+        if on_terminal(&self.serial) && on_terminal(&self.debug_console) {
+            return Err(DescriptionError::StdioTwice);
+        }
+        Ok(())
+    }
+}
+
+impl FileSource {
+    /// Opens for reading.
+    ///
+    /// # Errors
+    /// [`DescriptionError::Open`] or [`DescriptionError::Descriptor`]; `what` says what the file
+    /// is for.
+    pub fn open(&self, what: &'static str) -> Result<File, DescriptionError> {
+        self.open_with(what, File::options().read(true))
+    }
+
+    /// Opens for writing at the end, making the file if need be.
+    ///
+    /// # Errors
+    /// As [`FileSource::open`].
+    pub fn create(&self, what: &'static str) -> Result<File, DescriptionError> {
+        self.open_with(what, File::options().append(true).create(true))
+    }
+
+    fn open_with(
+        &self,
+        what: &'static str,
+        options: &std::fs::OpenOptions,
+    ) -> Result<File, DescriptionError> {
+        match self {
+            Self::Path(path) => options.open(path).map_err(|source| DescriptionError::Open {
+                what,
+                path: path.clone(),
+                source,
+            }),
+            Self::Fd(fd) => duplicate(*fd).map_err(|source| DescriptionError::Descriptor {
+                what,
+                fd: *fd,
+                source,
+            }),
+        }
+    }
+}
+
+/// A duplicate of an inherited descriptor, so that a description may name one twice and naming a
+/// closed one is an error, not a surprise.
+#[allow(unsafe_code)] // Descriptors that were inherited are known by number only.
+fn duplicate(fd: RawFd) -> io::Result<File> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the number is only passed to fcntl, which checks it.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    Ok(File::from(rustix::io::fcntl_dupfd_cloexec(borrowed, 3)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"{
+        "version": 1, "vcpus": 1, "memory": 268435456,
+        "boot": {"kernel": {"image": {"path": "/boot/vmlinuz"}, "command_line": "console=ttyS0"}},
+        "serial": {"backend": "stdio"}
+    }"#;
+
+    fn parse(text: &str) -> Result<Description, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    #[test]
+    fn a_small_description_is_enough() {
+        let description = parse(SMALL).unwrap();
+        description.check().unwrap();
+        assert!(description.pvpanic);
+        let again = serde_json::to_string(&description).unwrap();
+        assert_eq!(parse(&again).unwrap(), description);
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_everywhere() {
+        for (from, to) in [
+            (r#""vcpus""#, r#""color": 1, "vcpus""#),
+            (r#""command_line""#, r#""color": 1, "command_line""#),
+            (r#""backend""#, r#""color": 1, "backend""#),
+            (r#""stdio""#, r#""stereo""#),
+        ] {
+            assert!(parse(&SMALL.replacen(from, to, 1)).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn impossible_machines_have_their_own_messages() {
+        let base = parse(SMALL).unwrap();
+        let message = |change: &dyn Fn(&mut Description)| {
+            let mut description = base.clone();
+            change(&mut description);
+            description.check().unwrap_err().to_string()
+        };
+        assert!(message(&|d| d.vcpus = 0).contains("1 to 32"));
+        assert!(message(&|d| d.vcpus = 33).contains("33 vCPUs"));
+        assert!(message(&|d| d.memory = 5).contains("multiple of 4096"));
+        assert!(message(&|d| d.version = 2).contains("version 2"));
+        assert!(message(&|d| d.debug_console = d.serial.clone()).contains("stdio"));
+    }
+
+    #[test]
+    fn files_that_are_not_there_are_named() {
+        let missing = FileSource::Path("/nonexistent/kernel".into()).open("kernel");
+        assert!(
+            missing
+                .unwrap_err()
+                .to_string()
+                .contains("kernel /nonexistent/kernel")
+        );
+        let closed = FileSource::Fd(9999).open("initrd").unwrap_err();
+        assert_eq!(closed.to_string(), "initrd: descriptor 9999 is not open");
+        assert!(FileSource::Fd(-1).open("initrd").is_err());
+    }
+}

@@ -1,0 +1,27 @@
+//! One machine: put together from a description, run, paused, reset, ended.
+//!
+//! A machine has these threads: one per vCPU, one for slow devices (timers, character input), one
+//! per character output, and the one that calls [`Machine::run`], which decides. vCPUs and devices
+//! report to it; commands come to it through a [`Remote`]. While the machine changes state
+//! the vCPUs stand still at a gate.
+
+mod board;
+mod build;
+mod clock;
+mod console;
+pub mod control;
+mod description;
+mod device_thread;
+mod gate;
+mod report;
+mod run;
+mod timers;
+
+pub use board::{Board, BoardConfig, BoardError, Wiring};
+pub use build::BuildError;
+pub use description::{
+    BootDescription, CharDevice, CpuDescription, CpuModel, Description, DescriptionError,
+    FileSource, MOST_VCPUS, OnReset, SerialDescription, VERSION,
+};
+pub use report::{ExitCause, ExitReport};
+pub use run::{Command, CommandError, Machine, MachineError, Remote, RunState, Status};

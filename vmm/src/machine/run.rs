@@ -1,0 +1,453 @@
+//! Running a machine: its states, its commands, its end.
+
+use super::{
+    Board, ExitCause, ExitReport, OnReset,
+    clock::MachineClock,
+    console::{Output, RawTerminal},
+    device_thread::DeviceThread,
+    gate::{Gate, Pass},
+};
+use crate::{
+    acpi::{self, Platform},
+    boot::{self, Boot, BootError, Entry, Protocol},
+    bus::AddressMap,
+    clock::Clock as _,
+    event::{EventSink, MachineEvent},
+    kvm::{Exit, Vcpu, Vm, VmError, VmState},
+    memory::{self, MemoryLayout},
+};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::File,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::JoinHandle,
+};
+use vm_memory::{Bytes as _, GuestAddress};
+
+/// The ISA lines that firmware makes level-triggered: the SCI's and those that PCI may use.
+const LEVEL_LINES: [u8; 4] = [5, 9, 10, 11];
+/// Where 16-bit fixture code is loaded, and how long it may be.
+const REAL_MODE_IMAGE: (u64, u64) = (0x1_0000, 0x8_0000);
+
+/// Whether the guest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// It runs.
+    Running,
+    /// It stands still until it is resumed.
+    Paused,
+}
+
+/// What can be asked of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Tell the status.
+    Status,
+    /// Stop the guest; does nothing if it stands still.
+    Pause,
+    /// Let the guest go on; does nothing if it runs.
+    Resume,
+    /// Push the power button. What follows is up to the guest.
+    PowerButton,
+    /// Reset the guest at once.
+    Reset,
+    /// End the monitor at once.
+    Quit,
+}
+
+/// Status of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether the guest runs.
+    pub state: RunState,
+    /// Number of virtual processors.
+    pub vcpus: u8,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// How often the guest was reset in place.
+    pub resets: u64,
+    /// For how long the guest has run, in milliseconds, pauses not counted.
+    pub ran_milliseconds: u64,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The machine has ended.
+    #[error("the machine has ended")]
+    Ended,
+    /// The machine cannot go on and will end.
+    #[error("the machine failed: {0}")]
+    Failed(String),
+}
+
+type Reply = Result<Status, CommandError>;
+
+pub(super) enum Message {
+    Command(Command, Sender<Reply>),
+    Event(MachineEvent),
+    Stopped { vcpu: u8, exit: Exit },
+}
+
+/// Sends commands to a running machine, from any thread.
+#[derive(Clone)]
+pub struct Remote(pub(super) Sender<Message>);
+
+impl Remote {
+    /// Sends a command and waits until it is carried out.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn call(&self, command: Command) -> Result<Status, CommandError> {
+        let (reply, answer) = mpsc::channel();
+        self.0
+            .send(Message::Command(command, reply))
+            .map_err(|_| CommandError::Ended)?;
+        answer.recv().unwrap_or(Err(CommandError::Ended))
+    }
+}
+
+/// Takes events from devices: stops the vCPUs and leaves the rest to the machine's own thread.
+pub(super) struct Reporter {
+    pub(super) gate: Arc<Gate>,
+    pub(super) sender: Sender<Message>,
+}
+
+impl EventSink for Reporter {
+    fn signal(&self, event: MachineEvent) {
+        self.gate.close();
+        // The receiver is gone only when the machine is ending anyway.
+        let _ = self.sender.send(Message::Event(event));
+    }
+}
+
+/// What is started, kept open for resets.
+pub(super) enum Starter {
+    Kernel {
+        image: File,
+        initrd: Option<File>,
+        command_line: String,
+        protocol: Protocol,
+    },
+    RealMode {
+        image: File,
+    },
+}
+
+/// Something that went wrong while the machine changed state.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// KVM refused something.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// The kernel cannot be started.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// Guest memory could not be changed.
+    #[error("guest memory cannot be cleared")]
+    Memory(#[source] std::io::Error),
+}
+
+/// A machine that is put together. Its vCPU threads wait at the gate.
+pub struct Machine {
+    pub(super) gate: Arc<Gate>,
+    pub(super) threads: Vec<JoinHandle<()>>,
+    pub(super) vcpus: Vec<Arc<Mutex<Vcpu>>>,
+    pub(super) board: Board,
+    pub(super) device_thread: DeviceThread,
+    pub(super) outputs: Vec<Output>,
+    pub(super) terminal: Option<RawTerminal>,
+    pub(super) clock: Arc<MachineClock>,
+    pub(super) messages: Receiver<Message>,
+    pub(super) sender: Sender<Message>,
+    pub(super) starter: Starter,
+    pub(super) layout: MemoryLayout,
+    pub(super) pvpanic: bool,
+    pub(super) on_reset: OnReset,
+    pub(super) resets: u64,
+    pub(super) running: bool,
+    pub(super) power_on: VmState,
+    pub(super) vm: Vm,
+}
+
+/// What became of a message.
+enum Next {
+    Continue,
+    End(ExitCause, Option<String>),
+}
+
+impl Machine {
+    /// A handle that sends commands.
+    #[must_use]
+    pub fn remote(&self) -> Remote {
+        Remote(self.sender.clone())
+    }
+
+    /// Runs the machine to its end. With `paused`, the guest waits for [`Command::Resume`].
+    pub fn run(mut self, paused: bool) -> ExitReport {
+        let (cause, detail) = match self.start_guest() {
+            Ok(()) => {
+                if !paused {
+                    self.resume();
+                }
+                self.serve()
+            }
+            Err(error) => (ExitCause::MonitorError, Some(describe(&error))),
+        };
+        self.gate.end();
+        for thread in self.threads.drain(..) {
+            // A panic there has been reported by its thread.
+            let _ = thread.join();
+        }
+        self.clock.stop();
+        self.outputs.clear();
+        self.terminal = None;
+        ExitReport {
+            version: 1,
+            cause,
+            detail,
+            resets: self.resets,
+            ran_milliseconds: self.clock.running().as_millis() as u64,
+        }
+    }
+
+    fn serve(&mut self) -> (ExitCause, Option<String>) {
+        loop {
+            let Ok(message) = self.messages.recv() else {
+                return (ExitCause::Quit, None);
+            };
+            let next = match message {
+                Message::Command(command, reply) => self.obey(command, &reply),
+                Message::Event(event) => self.react(event),
+                Message::Stopped { vcpu, exit } => self.stopped(vcpu, exit),
+            };
+            match next {
+                Ok(Next::Continue) => {}
+                Ok(Next::End(cause, detail)) => return (cause, detail),
+                Err(error) => return (ExitCause::MonitorError, Some(describe(&error))),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command, reply: &Sender<Reply>) -> Result<Next, MachineError> {
+        match command {
+            Command::Status => {}
+            Command::Pause => self.pause(),
+            Command::Resume => self.resume(),
+            Command::PowerButton => self.board.power.lock().push_power_button(),
+            Command::Reset => {
+                if let Err(error) = self.reset() {
+                    let _ = reply.send(Err(CommandError::Failed(describe(&error))));
+                    return Err(error);
+                }
+            }
+            Command::Quit => {
+                let _ = reply.send(Ok(self.status()));
+                return Ok(Next::End(ExitCause::Quit, None));
+            }
+        }
+        // Whoever asked may have gone away.
+        let _ = reply.send(Ok(self.status()));
+        Ok(Next::Continue)
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            state: if self.running {
+                RunState::Running
+            } else {
+                RunState::Paused
+            },
+            vcpus: self.vcpus.len() as u8,
+            memory: self.layout.size(),
+            resets: self.resets,
+            ran_milliseconds: self.clock.running().as_millis() as u64,
+        }
+    }
+
+    fn react(&mut self, event: MachineEvent) -> Result<Next, MachineError> {
+        tracing::info!(?event, "the guest changes the machine's state");
+        self.gate.wait_closed();
+        match event {
+            MachineEvent::PowerOff | MachineEvent::ShutdownRequested => {
+                Ok(Next::End(ExitCause::GuestPowerOff, None))
+            }
+            MachineEvent::Panicked => Ok(Next::End(ExitCause::GuestPanic, None)),
+            MachineEvent::Reset if self.on_reset == OnReset::Exit => {
+                Ok(Next::End(ExitCause::GuestReset, None))
+            }
+            MachineEvent::Reset => {
+                self.reset()?;
+                Ok(Next::Continue)
+            }
+            MachineEvent::CrashLoaded => {
+                if self.running {
+                    self.gate.open();
+                }
+                Ok(Next::Continue)
+            }
+        }
+    }
+
+    fn stopped(&mut self, vcpu: u8, exit: Exit) -> Result<Next, MachineError> {
+        let at = format!("vCPU {vcpu}");
+        match exit {
+            Exit::Handled | Exit::Interrupted => Ok(Next::Continue),
+            Exit::Event(event) => self.react(event),
+            Exit::TripleFault => Ok(Next::End(ExitCause::TripleFault, Some(at))),
+            Exit::Stuck(reason) => Ok(Next::End(
+                ExitCause::MonitorError,
+                Some(format!("{at}: {reason}")),
+            )),
+        }
+    }
+
+    fn pause(&mut self) {
+        if !self.running {
+            return;
+        }
+        self.gate.close();
+        self.gate.wait_closed();
+        self.clock.stop();
+        self.board.pause();
+        for vcpu in &self.vcpus {
+            vcpu.lock().note_pause();
+        }
+        self.running = false;
+    }
+
+    fn resume(&mut self) {
+        if self.running {
+            return;
+        }
+        self.clock.start();
+        self.board.resume();
+        self.device_thread.wake();
+        self.running = true;
+        self.gate.open();
+    }
+
+    /// Everything back to power-on, then the kernel is started anew.
+    fn reset(&mut self) -> Result<(), MachineError> {
+        let was_running = self.running;
+        self.gate.close();
+        self.gate.wait_closed();
+        self.board.reset();
+        memory::clear(self.vm.memory()).map_err(MachineError::Memory)?;
+        self.vm.restore(&self.power_on)?;
+        for vcpu in &self.vcpus {
+            vcpu.lock().reset()?;
+        }
+        self.start_guest()?;
+        self.resets += 1;
+        if was_running {
+            self.gate.open();
+        }
+        Ok(())
+    }
+
+    /// Loads what is to be started and sets the first vCPU on it.
+    fn start_guest(&self) -> Result<(), MachineError> {
+        let memory = self.vm.memory();
+        let entry = match &self.starter {
+            Starter::Kernel {
+                image,
+                initrd,
+                command_line,
+                protocol,
+            } => {
+                self.board.prepare_without_firmware();
+                self.vm.set_level_triggered(&LEVEL_LINES)?;
+                let platform = Platform {
+                    vcpus: self.vcpus.len() as u8,
+                    layout: &self.layout,
+                    serial: self.board.serial.is_some(),
+                    pvpanic: self.pvpanic,
+                };
+                let rsdp = acpi::write(&platform, memory).map_err(BootError::Memory)?;
+                let boot = Boot {
+                    kernel: image,
+                    initrd: initrd.as_ref(),
+                    command_line,
+                    protocol: *protocol,
+                    rsdp,
+                };
+                boot::load(&boot, memory, &self.layout)?
+            }
+            Starter::RealMode { image } => {
+                self.board.prepare_without_firmware();
+                load_real_mode(image, memory)?
+            }
+        };
+        if let Some(first) = self.vcpus.first() {
+            first.lock().set_entry(&entry)?;
+        }
+        Ok(())
+    }
+}
+
+fn load_real_mode(mut image: &File, memory: &memory::GuestMemory) -> Result<Entry, BootError> {
+    use std::io::{Seek as _, SeekFrom};
+    let size = image
+        .seek(SeekFrom::End(0))
+        .map_err(BootError::KernelRead)?;
+    let (start, most) = REAL_MODE_IMAGE;
+    if size == 0 || size > most {
+        return Err(BootError::KernelLarge {
+            start,
+            end: start.saturating_add(size),
+        });
+    }
+    image.rewind().map_err(BootError::KernelRead)?;
+    memory.read_exact_volatile_from(GuestAddress(start), &mut image, size as usize)?;
+    Ok(Entry::real_mode(start))
+}
+
+/// The error with all its causes, in one line.
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let inner = error.to_string();
+        if !text.ends_with(&inner) {
+            text.push_str(": ");
+            text.push_str(&inner);
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// A vCPU's thread: passes the gate, runs the guest, comes to rest.
+pub(super) fn run_vcpu(
+    vcpu: &Mutex<Vcpu>,
+    gate: &Gate,
+    ports: &AddressMap,
+    memory: &AddressMap,
+    sender: &Sender<Message>,
+) {
+    vcpu.lock().adopt();
+    while gate.pass() == Pass::Run {
+        let mut vcpu = vcpu.lock();
+        vcpu.clear_kick();
+        while gate.is_open() {
+            match vcpu.enter(ports, memory) {
+                Exit::Handled => {}
+                // Cleared before the gate is looked at, so that no kick is lost.
+                Exit::Interrupted => vcpu.clear_kick(),
+                exit => {
+                    gate.close();
+                    let id = vcpu.id();
+                    // The receiver is gone only when the machine is ending anyway.
+                    let _ = sender.send(Message::Stopped { vcpu: id, exit });
+                }
+            }
+        }
+        vcpu.complete(ports, memory);
+    }
+}
