@@ -20,6 +20,7 @@
 //! * [`devices`] — the board: serial port, clock, keyboard controller, power management, bridges.
 //! * [`acpi`], [`boot`] — what firmware would do for a kernel that is booted directly.
 //! * [`machine`] — the description, the board put together, running and ending.
+//! * [`snapshot`] — saved machines.
 //! * [`kvm`] — the only part that knows the hypervisor.
 
 pub mod acpi;
@@ -35,3 +36,4 @@ pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod snapshot;

@@ -3,6 +3,7 @@
 use cenote_vmm::{
     kvm::Host,
     machine::{Description, ExitCause, ExitReport, Machine, control},
+    snapshot::SnapshotFile,
 };
 use clap::Parser;
 use std::{error::Error, io::Write as _, path::PathBuf, process::ExitCode};
@@ -23,6 +24,12 @@ struct Arguments {
     /// Put the machine together and wait for 'resume' on the control socket
     #[arg(long)]
     paused: bool,
+    /// Go on from a saved machine; the description is the one that it was saved with
+    #[arg(long, value_name = "FILE")]
+    restore: Option<PathBuf>,
+    /// With --check and --restore: read all of the saved memory and verify it
+    #[arg(long, requires = "check", requires = "restore")]
+    verify: bool,
 }
 
 fn main() -> ExitCode {
@@ -53,14 +60,23 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<u8, Box<dyn Error>> {
     let description = Description::read(&arguments.machine)?;
     let host = Host::open(description.allow_emulation)?;
+    let saved = arguments
+        .restore
+        .as_deref()
+        .map(SnapshotFile::open)
+        .transpose()?;
     if arguments.check {
+        if let (true, Some(saved)) = (arguments.verify, &saved) {
+            saved.verify_memory()?;
+        }
         println!(
             "{}: the machine can be started",
             arguments.machine.display()
         );
         return Ok(0);
     }
-    let machine = Machine::build(&host, &description)?;
+    let machine = Machine::build(&host, &description, saved.as_ref())?;
+    drop(saved);
     if let Some(path) = &description.control {
         control::listen(path, machine.remote())?;
     }

@@ -274,6 +274,8 @@ impl Vcpu {
         let fd = &self.fd;
         // The order matters: reading the state of execution lets KVM finish pending APIC events.
         let mp = fd.get_mp_state().to(TELL)?;
+        let mut msrs = self.read_msrs()?;
+        keep_deadline(&mut msrs);
         Ok(VcpuState {
             mp,
             regs: fd.get_regs().to(TELL)?,
@@ -283,7 +285,7 @@ impl Vcpu {
             debug: fd.get_debug_regs().to(TELL)?,
             lapic: Box::new(fd.get_lapic().to(TELL)?),
             events: fd.get_vcpu_events().to(TELL)?,
-            msrs: self.read_msrs()?,
+            msrs,
             tsc_khz: fd.get_tsc_khz().unwrap_or(0),
         })
     }
@@ -390,6 +392,24 @@ impl Vcpu {
     #[must_use]
     pub fn memory(&self) -> &GuestMemory {
         &self.seed.memory
+    }
+}
+
+/// A deadline that has passed but not been delivered reads as zero, which would disarm the timer
+/// of the restored guest for ever. A deadline of now makes it come; a guest that had none armed
+/// gets at most one interrupt too many, which the architecture allows.
+fn keep_deadline(msrs: &mut [kvm_msr_entry]) {
+    const TIME_STAMP_COUNTER: u32 = 0x10;
+    const TSC_DEADLINE: u32 = 0x6e0;
+    let now = msrs
+        .iter()
+        .find(|msr| msr.index == TIME_STAMP_COUNTER)
+        .map(|msr| msr.data);
+    let deadline = msrs.iter_mut().find(|msr| msr.index == TSC_DEADLINE);
+    if let (Some(now), Some(deadline)) = (now, deadline)
+        && deadline.data == 0
+    {
+        deadline.data = now;
     }
 }
 

@@ -8,13 +8,14 @@ use super::{
     console::{Output, RawTerminal},
     device_thread::{DeviceThread, Input},
     gate::Gate,
-    run::{Reporter, Starter, run_vcpu},
+    run::{MachineError, Reporter, Starter, run_vcpu},
     timers::Timers,
 };
 use crate::{
     devices::chardev::{CharBackend, Discard},
     kvm::{Host, HostError, Vm, VmError},
     memory::{MemoryError, MemoryLayout},
+    snapshot::{SnapshotError, SnapshotFile},
 };
 use parking_lot::Mutex;
 use std::{
@@ -62,6 +63,22 @@ pub enum BuildError {
     /// The devices cannot be wired.
     #[error(transparent)]
     Board(#[from] BoardError),
+    /// The saved machine cannot be read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The saved machine does not fit the description.
+    #[error(transparent)]
+    Restore(Box<MachineError>),
+    /// The memory of the saved machine is another.
+    #[error(
+        "the saved machine has {saved} bytes of memory, the description {described}: restore it with the description that it was saved with"
+    )]
+    OtherMemory {
+        /// In the file.
+        saved: u64,
+        /// In the description.
+        described: u64,
+    },
     /// A thread or a descriptor could not be made.
     #[error("the host refused {what}")]
     Resource {
@@ -116,16 +133,31 @@ impl Consoles {
 }
 
 impl Machine {
-    /// Puts a machine together on `host`. Nothing of the guest runs yet.
+    /// Puts a machine together on `host`, new or going on from `saved`. Nothing of the guest runs
+    /// yet.
     ///
     /// # Errors
     /// [`BuildError`].
-    pub fn build(host: &Host, description: &Description) -> Result<Self, BuildError> {
+    pub fn build(
+        host: &Host,
+        description: &Description,
+        saved: Option<&SnapshotFile>,
+    ) -> Result<Self, BuildError> {
         description.check()?;
         let layout = MemoryLayout::new(description.memory)?;
         check_host(host, description)?;
         let starter = open_starter(&description.boot)?;
-        let vm = Vm::new(host, layout.map()?)?;
+        let memory = match saved {
+            None => layout.map()?,
+            Some(saved) if saved.state().layout == layout => saved.map_memory()?,
+            Some(saved) => {
+                return Err(BuildError::OtherMemory {
+                    saved: saved.state().layout.size(),
+                    described: layout.size(),
+                });
+            }
+        };
+        let vm = Vm::new(host, memory)?;
         let vcpus = vm.create_vcpus(host, description.vcpus, &description.cpu.masks)?;
         let gate = Gate::new(vcpus.iter().map(crate::kvm::Vcpu::kicker).collect());
         let (sender, messages) = mpsc::channel();
@@ -188,10 +220,18 @@ impl Machine {
             on_reset: description.on_reset,
             resets: 0,
             running: false,
+            restored: false,
+            waiting: std::collections::VecDeque::new(),
             power_on: vm.save()?,
             vm,
         };
         machine.start_threads()?;
+        if let Some(saved) = saved
+            && let Err(error) = machine.take_over(saved.state())
+        {
+            machine.gate.end();
+            return Err(BuildError::Restore(Box::new(error)));
+        }
         Ok(machine)
     }
 

@@ -1,7 +1,9 @@
 //! The control socket: JSON-RPC 2.0, one request per line, over a Unix socket.
 //!
-//! Methods: `status`, `pause`, `resume`, `shutdown` (the power button), `reset`, `quit`. None has
-//! parameters; each answers with the machine's [`Status`](super::Status) after it was carried out.
+//! Methods: `status`, `pause`, `resume`, `shutdown` (the power button), `reset`, `quit` without
+//! parameters, and `save` with `{"path": FILE, "end": BOOL}` (`end` ends the monitor afterwards;
+//! without it the machine goes on). Each answers with the machine's [`Status`](super::Status)
+//! after it was carried out.
 
 use super::{Command, Remote};
 use serde::Deserialize;
@@ -40,6 +42,14 @@ pub enum ControlError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SaveParameters {
+    path: PathBuf,
+    #[serde(default)]
+    end: bool,
 }
 
 #[derive(Deserialize)]
@@ -162,6 +172,7 @@ fn carry_out(request: &Request, remote: &Remote) -> Result<Value, (i32, String)>
         "shutdown" => Command::PowerButton,
         "reset" => Command::Reset,
         "quit" => Command::Quit,
+        "save" => return save(request, remote),
         other => return Err((METHOD_NOT_FOUND, format!("there is no method '{other}'"))),
     };
     match &request.params {
@@ -175,6 +186,23 @@ fn carry_out(request: &Request, remote: &Remote) -> Result<Value, (i32, String)>
             ));
         }
     }
+    call(command, remote)
+}
+
+fn save(request: &Request, remote: &Remote) -> Result<Value, (i32, String)> {
+    let parameters = request.params.clone().unwrap_or_default();
+    let SaveParameters { path, end } = serde_json::from_value(parameters)
+        .map_err(|error| (INVALID_PARAMS, format!("'save': {error}")))?;
+    if !path.is_absolute() {
+        return Err((
+            INVALID_PARAMS,
+            "'save': the path is to be absolute".to_owned(),
+        ));
+    }
+    call(Command::Save { path, end }, remote)
+}
+
+fn call(command: Command, remote: &Remote) -> Result<Value, (i32, String)> {
     let status = remote
         .call(command)
         .map_err(|error| (FAILED, error.to_string()))?;

@@ -15,11 +15,14 @@ use crate::{
     event::{EventSink, MachineEvent},
     kvm::{Exit, Vcpu, Vm, VmError, VmState},
     memory::{self, MemoryLayout},
+    snapshot::{self, MachineState, STATE_VERSION, SnapshotError},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::VecDeque,
     fs::File,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender},
@@ -44,7 +47,7 @@ pub enum RunState {
 }
 
 /// What can be asked of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Tell the status.
     Status,
@@ -56,6 +59,13 @@ pub enum Command {
     PowerButton,
     /// Reset the guest at once.
     Reset,
+    /// Save the machine to a file. The guest stands still meanwhile.
+    Save {
+        /// The file, replaced only when everything is on disk.
+        path: PathBuf,
+        /// End the monitor afterwards.
+        end: bool,
+    },
     /// End the monitor at once.
     Quit,
 }
@@ -81,8 +91,8 @@ pub enum CommandError {
     /// The machine has ended.
     #[error("the machine has ended")]
     Ended,
-    /// The machine cannot go on and will end.
-    #[error("the machine failed: {0}")]
+    /// It did not work; the text says why.
+    #[error("{0}")]
     Failed(String),
 }
 
@@ -151,6 +161,20 @@ pub enum MachineError {
     /// Guest memory could not be changed.
     #[error("guest memory cannot be cleared")]
     Memory(#[source] std::io::Error),
+    /// A device's state is not what it should be.
+    #[error(transparent)]
+    State(#[from] crate::device::StateError),
+    /// The state could not be written or read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The saved machine is another.
+    #[error("the saved machine has {saved} vCPUs, the description {described}")]
+    Vcpus {
+        /// In the file.
+        saved: usize,
+        /// In the description.
+        described: usize,
+    },
 }
 
 /// A machine that is put together. Its vCPU threads wait at the gate.
@@ -171,6 +195,9 @@ pub struct Machine {
     pub(super) on_reset: OnReset,
     pub(super) resets: u64,
     pub(super) running: bool,
+    pub(super) restored: bool,
+    /// Commands that came while events were thrown away.
+    pub(super) waiting: VecDeque<Message>,
     pub(super) power_on: VmState,
     pub(super) vm: Vm,
 }
@@ -190,7 +217,12 @@ impl Machine {
 
     /// Runs the machine to its end. With `paused`, the guest waits for [`Command::Resume`].
     pub fn run(mut self, paused: bool) -> ExitReport {
-        let (cause, detail) = match self.start_guest() {
+        let started = if self.restored {
+            Ok(())
+        } else {
+            self.start_guest()
+        };
+        let (cause, detail) = match started {
             Ok(()) => {
                 if !paused {
                     self.resume();
@@ -218,8 +250,12 @@ impl Machine {
 
     fn serve(&mut self) -> (ExitCause, Option<String>) {
         loop {
-            let Ok(message) = self.messages.recv() else {
-                return (ExitCause::Quit, None);
+            let message = match self.waiting.pop_front() {
+                Some(message) => message,
+                None => match self.messages.recv() {
+                    Ok(message) => message,
+                    Err(_) => return (ExitCause::Quit, None),
+                },
             };
             let next = match message {
                 Message::Command(command, reply) => self.obey(command, &reply),
@@ -244,6 +280,23 @@ impl Machine {
                 if let Err(error) = self.reset() {
                     let _ = reply.send(Err(CommandError::Failed(describe(&error))));
                     return Err(error);
+                }
+            }
+            Command::Save { path, end } => {
+                let was_running = self.running;
+                self.pause();
+                let saved = self.save(&path);
+                if was_running && !(end && saved.is_ok()) {
+                    self.resume();
+                }
+                if end && saved.is_ok() {
+                    let _ = reply.send(Ok(self.status()));
+                    return Ok(Next::End(ExitCause::Saved, None));
+                }
+                if let Err(error) = saved {
+                    // The machine is as it was and goes on.
+                    let _ = reply.send(Err(CommandError::Failed(describe(&error))));
+                    return Ok(Next::Continue);
                 }
             }
             Command::Quit => {
@@ -272,6 +325,8 @@ impl Machine {
 
     fn react(&mut self, event: MachineEvent) -> Result<Next, MachineError> {
         tracing::info!(?event, "the guest changes the machine's state");
+        // Another vCPU's event may have been dealt with meanwhile, which opened the gate.
+        self.gate.close();
         self.gate.wait_closed();
         match event {
             MachineEvent::PowerOff | MachineEvent::ShutdownRequested => {
@@ -311,6 +366,7 @@ impl Machine {
         if !self.running {
             return;
         }
+        self.running = false;
         self.gate.close();
         self.gate.wait_closed();
         self.clock.stop();
@@ -318,7 +374,6 @@ impl Machine {
         for vcpu in &self.vcpus {
             vcpu.lock().note_pause();
         }
-        self.running = false;
     }
 
     fn resume(&mut self) {
@@ -343,11 +398,64 @@ impl Machine {
         for vcpu in &self.vcpus {
             vcpu.lock().reset()?;
         }
+        self.forget_events();
         self.start_guest()?;
         self.resets += 1;
         if was_running {
             self.gate.open();
         }
+        Ok(())
+    }
+
+    /// Throws away events that vCPUs reported before they were reset.
+    fn forget_events(&mut self) {
+        let pending: Vec<_> = self
+            .waiting
+            .drain(..)
+            .chain(self.messages.try_iter())
+            .collect();
+        self.waiting = pending
+            .into_iter()
+            .filter(|message| matches!(message, Message::Command(..)))
+            .collect();
+    }
+
+    /// Saves the machine, which is paused.
+    fn save(&self, path: &Path) -> Result<(), MachineError> {
+        let state = self.state()?;
+        Ok(snapshot::write(path, &state, self.vm.memory())?)
+    }
+
+    fn state(&self) -> Result<MachineState, MachineError> {
+        let vcpus: Result<Vec<_>, VmError> =
+            self.vcpus.iter().map(|vcpu| vcpu.lock().save()).collect();
+        Ok(MachineState {
+            version: STATE_VERSION,
+            layout: self.layout,
+            vcpus: vcpus?,
+            vm: self.vm.save()?,
+            devices: self.board.save()?,
+            resets: self.resets,
+        })
+    }
+
+    /// Takes over a saved machine's state; its memory is mapped already.
+    pub(super) fn take_over(&mut self, state: &MachineState) -> Result<(), MachineError> {
+        if state.vcpus.len() != self.vcpus.len() {
+            return Err(MachineError::Vcpus {
+                saved: state.vcpus.len(),
+                described: self.vcpus.len(),
+            });
+        }
+        self.vm.restore(&state.vm)?;
+        for (vcpu, state) in self.vcpus.iter().zip(&state.vcpus) {
+            let mut vcpu = vcpu.lock();
+            vcpu.restore(state)?;
+            vcpu.note_pause();
+        }
+        self.board.restore(&state.devices)?;
+        self.resets = state.resets;
+        self.restored = true;
         Ok(())
     }
 

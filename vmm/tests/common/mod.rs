@@ -1,0 +1,237 @@
+//! Starting the monitor on a guest, watching it, and talking to it.
+
+#![allow(dead_code)] // Each suite uses a part of this.
+
+use serde_json::{Value, json};
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// Longer than anything takes in an emulated host on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Waits for a condition.
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "{what} did not come");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The monitor's program: beside the tests, or on the path of the lab.
+fn program() -> Command {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_cenote-vmm"));
+    if std::env::var_os("CENOTE_LAB").is_some() || !built.exists() {
+        Command::new("cenote-vmm")
+    } else {
+        Command::new(built)
+    }
+}
+
+/// A guest and its description.
+pub(crate) struct Guest {
+    pub(crate) folder: TempDir,
+    pub(crate) description: Value,
+}
+
+impl Guest {
+    fn new(boot: Value, memory: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let description = json!({
+            "version": 1,
+            "vcpus": 1,
+            "memory": memory,
+            "boot": boot,
+            "serial": {"backend": {"file": {"path": folder.path().join("serial.log")}}},
+            "allow_emulation": true,
+            "control": folder.path().join("control"),
+            "exit_report": folder.path().join("report"),
+        });
+        Self {
+            folder,
+            description,
+        }
+    }
+
+    /// 16-bit code.
+    pub(crate) fn real_mode(code: &[u8]) -> Self {
+        let guest = Self::new(Value::Null, 4 << 20);
+        let image = guest.folder.path().join("image");
+        std::fs::write(&image, code).unwrap();
+        let boot = json!({"real-mode": {"image": {"path": image}}});
+        Self {
+            description: {
+                let mut description = guest.description;
+                description["boot"] = boot;
+                description
+            },
+            ..guest
+        }
+    }
+
+    /// A stock kernel of the lab that runs `command` as its only work.
+    pub(crate) fn kernel(image: &str, command: &str, vcpus: u8, memory: u64) -> Self {
+        let boot = json!({"kernel": {
+            "image": {"path": format!("/lab/guest/{image}")},
+            "initrd": {"path": "/lab/guest/initramfs.cpio.gz"},
+            "command_line": format!("console=ttyS0 panic=-1 GUEST=\"{command}\""),
+        }});
+        let mut guest = Self::new(boot, memory);
+        guest.description["vcpus"] = json!(vcpus);
+        guest.description["allow_emulation"] = json!(false);
+        guest
+    }
+
+    fn written(&self) -> PathBuf {
+        let path = self.folder.path().join("machine.json");
+        std::fs::write(&path, self.description.to_string()).unwrap();
+        path
+    }
+
+    /// Runs the monitor to its end with further arguments.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        program()
+            .arg("--machine")
+            .arg(self.written())
+            .args(arguments)
+            .output()
+            .expect("the monitor starts")
+    }
+}
+
+/// A running monitor.
+pub(crate) struct Monitor<'a> {
+    child: Child,
+    folder: &'a Path,
+}
+
+/// How a monitor ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: Option<i32>,
+    pub(crate) report: Option<Value>,
+    pub(crate) output: String,
+    pub(crate) messages: String,
+}
+
+impl Ended {
+    /// The cause in the report.
+    pub(crate) fn cause(&self) -> &str {
+        match &self.report {
+            Some(report) => report["cause"].as_str().unwrap_or("?"),
+            None => panic!("no report: {self:?}"),
+        }
+    }
+}
+
+impl<'a> Monitor<'a> {
+    /// Starts the monitor on `guest`, with further arguments.
+    pub(crate) fn start(guest: &'a Guest, arguments: &[&str]) -> Self {
+        let folder = guest.folder.path();
+        for old in ["serial.log", "report", "control"] {
+            let _ = std::fs::remove_file(folder.join(old));
+        }
+        let messages = File::create(folder.join("messages")).unwrap();
+        let child = program()
+            .arg("--machine")
+            .arg(guest.written())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(messages)
+            .spawn()
+            .expect("the monitor starts");
+        Self { child, folder }
+    }
+
+    /// What the guest has printed.
+    pub(crate) fn output(&self) -> String {
+        let bytes = std::fs::read(self.folder.join("serial.log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits until the writer of output has written what it had in hand: two looks alike, a status
+    /// request apart.
+    pub(crate) fn settle(&self) {
+        wait_for("quiet", || {
+            let before = self.output();
+            self.call("status", json!(null));
+            thread::sleep(Duration::from_millis(100));
+            self.output() == before
+        });
+    }
+
+    /// Sends a line to the control socket and gives the answer.
+    pub(crate) fn send(&self, line: &str) -> Value {
+        let path = self.folder.join("control");
+        let mut stream = None;
+        wait_for("the control socket", || {
+            stream = UnixStream::connect(&path).ok();
+            stream.is_some()
+        });
+        let mut stream = stream.unwrap();
+        writeln!(stream, "{line}").unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    /// Calls a method and gives its result.
+    pub(crate) fn call(&self, method: &str, params: Value) -> Value {
+        let request = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
+        let answer = self.send(&request.to_string());
+        assert_eq!(answer["id"], 7);
+        assert!(answer["error"].is_null(), "{method}: {answer}");
+        answer["result"].clone()
+    }
+
+    /// Kills the monitor as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+    }
+
+    /// Kills the monitor and looks at what the guest had printed.
+    pub(crate) fn kill_and_wait(mut self, look: impl FnOnce(&str)) {
+        self.kill();
+        look(&self.wait().output);
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(mut self) -> Ended {
+        let mut status = None;
+        let start = Instant::now();
+        while status.is_none() {
+            status = self.child.try_wait().unwrap();
+            if start.elapsed() > PATIENCE {
+                let _ = self.child.kill();
+                panic!(
+                    "the monitor does not end; the guest printed:\n{}",
+                    self.output()
+                );
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        let report = std::fs::read(self.folder.join("report")).ok();
+        Ended {
+            status: status.and_then(|status| status.code()),
+            report: report.map(|text| serde_json::from_slice(&text).unwrap()),
+            output: self.output(),
+            messages: std::fs::read_to_string(self.folder.join("messages")).unwrap_or_default(),
+        }
+    }
+}
+
+impl Drop for Monitor<'_> {
+    fn drop(&mut self) {
+        // Already gone where the test has waited for it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,257 @@
+//! Tiny 16-bit guests on KVM: how a machine ends, pauses, saves and goes on.
+//!
+//! They run on every `/dev/kvm`, also on one that only emulates.
+
+#![allow(clippy::unwrap_used)] // A failed expectation fails the test.
+
+mod common;
+
+use common::{Guest, Monitor, wait_for};
+use serde_json::json;
+
+/// Prints DL's character to COM1 when the transmitter is empty, and returns.
+const PRINT: &[u8] = &[
+    0x52, // push dx
+    0xb4, 0x00, // mov ah, 0
+    0x88, 0xd4, // mov ah, dl
+    0xba, 0xfd, 0x03, // wait: mov dx, 0x3fd
+    0xec, // in al, dx
+    0xa8, 0x20, // test al, 0x20
+    0x74, 0xf8, // jz wait
+    0xba, 0xf8, 0x03, // mov dx, 0x3f8
+    0x88, 0xe0, // mov al, ah
+    0xee, // out dx, al
+    0x5a, // pop dx
+    0xc3, // ret
+];
+
+/// ACPI power-off: sleep enable with type 0 to PM1a control.
+const POWER_OFF: &[u8] = &[
+    0xba, 0x04, 0x06, // mov dx, 0x604
+    0xb8, 0x00, 0x20, // mov ax, 0x2000
+    0xef, // out dx, ax
+    0xf4, // hlt
+];
+
+/// `mov dx, PORT; mov al, VALUE; out dx, al; hlt`.
+fn out_and_halt(port: u16, value: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0xba, low, high, 0xb0, value, 0xee, 0xf4]
+}
+
+/// Code that prints `text` and goes on with `then`.
+fn printing(text: &[u8], then: &[u8]) -> Vec<u8> {
+    // jmp over PRINT, which lies at offset 2.
+    let mut code = vec![0xeb, PRINT.len() as u8];
+    code.extend(PRINT);
+    for byte in text {
+        code.extend([0xb2, *byte]); // mov dl, byte
+        let back = 2i32 - (code.len() as i32 + 3);
+        code.push(0xe8); // call PRINT
+        code.extend((back as i16).to_le_bytes());
+    }
+    code.extend(then);
+    code
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_guest_prints_and_switches_itself_off() {
+    let guest = Guest::real_mode(&printing(b"hello\n", POWER_OFF));
+    let ended = Monitor::start(&guest, &[]).wait();
+    assert_eq!(ended.cause(), "guest-power-off");
+    assert_eq!(ended.status, Some(0));
+    assert_eq!(ended.output, "hello\n");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn every_reset_port_resets() {
+    for (port, value) in [(0xcf9, 6), (0x64, 0xfe), (0x92, 3)] {
+        let mut guest = Guest::real_mode(&printing(b"r", &out_and_halt(port, value)));
+        guest.description["on_reset"] = json!("exit");
+        let ended = Monitor::start(&guest, &[]).wait();
+        assert_eq!(
+            (ended.cause(), ended.output.as_str()),
+            ("guest-reset", "r"),
+            "{port:#x}"
+        );
+    }
+}
+
+/// The guest counts its starts in CMOS memory, which outlives resets.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_reset_in_place_starts_the_guest_again() {
+    let mut then = vec![
+        0xb0, 0x50, 0xe6, 0x70, // mov al, 0x50; out 0x70, al
+        0xe4, 0x71, // in al, 0x71
+        0x3c, 0x03, // cmp al, 3
+        0x74, 0x09, // je end
+        0xfe, 0xc0, // inc al
+        0xe6, 0x71, // out 0x71, al
+        0xb0, 0xfe, 0xe6, 0x64, // mov al, 0xfe; out 0x64, al
+        0xf4, // hlt
+    ];
+    then.extend(POWER_OFF);
+    let ended = Monitor::start(&Guest::real_mode(&printing(b"s", &then)), &[]).wait();
+    assert_eq!(
+        (ended.cause(), ended.output.as_str()),
+        ("guest-power-off", "ssss")
+    );
+    assert_eq!(ended.report.as_ref().unwrap()["resets"], 3);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_reported_panic_is_a_panic() {
+    let ended = Monitor::start(&Guest::real_mode(&out_and_halt(0x505, 1)), &[]).wait();
+    assert_eq!((ended.cause(), ended.status), ("guest-panic", Some(3)));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_killed_monitor_leaves_no_report() {
+    let guest = Guest::real_mode(&printing(b"up", &[0xf4, 0xeb, 0xfd]));
+    let mut monitor = Monitor::start(&guest, &[]);
+    wait_for("the guest's output", || monitor.output() == "up");
+    monitor.kill();
+    let ended = monitor.wait();
+    assert_eq!((ended.status, ended.report), (None, None));
+}
+
+/// Prints letters one after the other, for ever.
+fn counting() -> Guest {
+    let mut code = vec![0xeb, PRINT.len() as u8];
+    code.extend(PRINT);
+    code.extend([0xb2, b'a']); // mov dl, 'a'
+    let again = code.len() as i32;
+    code.push(0xe8); // again: call PRINT
+    code.extend(((2 - (code.len() as i32 + 2)) as i16).to_le_bytes());
+    code.extend([
+        0xb9,
+        0x00,
+        0x20, // mov cx, 0x2000
+        0xe2,
+        0xfe, // loop itself
+        0xfe,
+        0xc2, // inc dl
+        0x80,
+        0xfa,
+        b'z' + 1, // cmp dl, 'z' + 1
+        0x75,
+        0x02, // jne
+        0xb2,
+        b'a', // mov dl, 'a'
+        0xeb,
+        0x00, // jmp again
+    ]);
+    let end = code.len() as i32;
+    *code.last_mut().unwrap() = (again - end) as i8 as u8;
+    Guest::real_mode(&code)
+}
+
+fn assert_alphabet(text: &str, first: u8) {
+    let expected: String = (0..text.len())
+        .map(|index| char::from(b'a' + ((usize::from(first - b'a') + index) % 26) as u8))
+        .collect();
+    assert_eq!(text, expected);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_paused_guest_stands_still_and_goes_on_where_it_was() {
+    let guest = counting();
+    let monitor = Monitor::start(&guest, &[]);
+    wait_for("output", || monitor.output().len() > 30);
+    assert_eq!(monitor.call("pause", json!(null))["state"], "paused");
+    let ran = monitor.call("status", json!(null))["ran_milliseconds"].clone();
+    // The writer may still have the last characters in hand; after that nothing comes.
+    monitor.settle();
+    let before = monitor.output();
+    assert_eq!(monitor.call("status", json!(null))["ran_milliseconds"], ran);
+    assert_eq!(monitor.output(), before);
+    assert_eq!(monitor.call("resume", json!(null))["state"], "running");
+    wait_for("more output", || monitor.output().len() > before.len() + 30);
+    monitor.call("quit", json!(null));
+    let ended = monitor.wait();
+    assert_eq!(ended.cause(), "quit");
+    assert_alphabet(&ended.output, b'a');
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_saved_guest_goes_on_three_times_from_the_same_file() {
+    let guest = counting();
+    let monitor = Monitor::start(&guest, &[]);
+    wait_for("output", || monitor.output().len() > 40);
+    let file = guest.folder.path().join("saved");
+    monitor.call("save", json!({"path": file, "end": true}));
+    let ended = monitor.wait();
+    assert_eq!(ended.cause(), "saved");
+    assert_alphabet(&ended.output, b'a');
+    let next = b'a' + (ended.output.len() % 26) as u8;
+    let restore = ["--restore", file.to_str().unwrap()];
+    for _ in 0..3 {
+        let monitor = Monitor::start(&guest, &restore);
+        wait_for("output after the restore", || monitor.output().len() > 40);
+        monitor.kill_and_wait(|output| assert_alphabet(output, next));
+    }
+    let check = guest.run(&["--check", "--verify", restore[0], restore[1]]);
+    assert!(check.status.success(), "{check:?}");
+    // One damaged byte of the state is found before anything starts.
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let refused = guest.run(&restore);
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("damaged: its state"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn the_control_socket_answers_nonsense_with_errors() {
+    let guest = counting();
+    let monitor = Monitor::start(&guest, &[]);
+    for (line, code) in [
+        ("nonsense", -32700),
+        ("[]", -32600),
+        (r#"{"jsonrpc":"1.0","id":1,"method":"status"}"#, -32600),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"explode"}"#, -32601),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"pause","params":{"x":1}}"#,
+            -32602,
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"save","params":{"path":"x"}}"#,
+            -32602,
+        ),
+    ] {
+        assert_eq!(monitor.send(line)["error"]["code"], code, "{line}");
+    }
+    assert_eq!(monitor.call("status", json!(null))["state"], "running");
+    monitor.call("reset", json!(null));
+    assert_eq!(monitor.call("status", json!(null))["resets"], 1);
+    monitor.call("quit", json!(null));
+    assert_eq!(monitor.wait().cause(), "quit");
+}
+
+/// 32-bit registers' worth of ports at every width and offset, from inside a guest.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn accesses_of_every_width_to_every_port_do_not_end_the_monitor() {
+    // Reads all ports, bytes, words and double words, then switches off.
+    let mut then = vec![
+        0x31, 0xd2, // xor dx, dx
+        0xec, // next: in al, dx
+        0xed, // in ax, dx
+        0x66, 0xed, // in eax, dx
+        0x42, // inc dx
+        0x75, 0xf9, // jnz next
+    ];
+    then.extend(POWER_OFF);
+    let ended = Monitor::start(&Guest::real_mode(&printing(b"", &then)), &[]).wait();
+    assert_eq!(ended.cause(), "guest-power-off");
+}
