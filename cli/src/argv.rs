@@ -150,6 +150,10 @@ mod tests {
     fn virsh_lines_become_ours() {
         let table = [
             (
+                "cenote vol-create-as --pool p --name a --capacity 1M --format raw",
+                "cenote vol-create-as --format raw -- p a 1M",
+            ),
+            (
                 "cenote pool-define-as --target /t --name p --type dir",
                 "cenote pool-define-as --target /t -- p dir",
             ),

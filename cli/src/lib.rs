@@ -37,6 +37,7 @@ pub mod verbs;
 pub mod view;
 
 mod document;
+mod duration;
 mod engine_errors;
 mod names;
 mod usage;

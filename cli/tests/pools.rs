@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Cenote, fixture, run};
+use common::{Cenote, run, small as fixture};
 
 #[test]
 fn a_fresh_node_has_an_active_default_pool() {
@@ -225,7 +225,9 @@ fn a_dry_run_touches_nothing() {
 
 #[test]
 fn every_change_was_tried_dry() {
-    let source = include_str!("pools.rs").to_owned() + include_str!("volumes.rs");
+    let source = include_str!("pools.rs").to_owned()
+        + include_str!("volumes.rs")
+        + include_str!("chains.rs");
     for entry in cenote::verbs::all() {
         if entry.kind == cenote::verb::Kind::Change && entry.name != "pool-create-as" {
             assert!(

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{fixture, text, tool};
+use common::{small as fixture, text, tool};
 
 #[test]
 fn listing_is_laid_out_as_virsh_has_it() {

@@ -32,6 +32,10 @@ pub const SECTIONS: &[Section] = &[
         entries: vol::ENTRIES,
     },
     Section {
+        title: "Chains, structure and snapshots",
+        entries: vol::CHAIN_ENTRIES,
+    },
+    Section {
         title: "Node",
         entries: &[
             Entry::of::<doctor::Doctor>(),

@@ -6,6 +6,7 @@ use cenote_engine::{Event, Job, JobState, Node, NodeOptions, Repair, RepairOutco
 use clap::Args;
 
 use crate::context::Context;
+use crate::duration;
 use crate::explain::Code;
 use crate::failure::{Failure, Result};
 use crate::globals::OutputFormat;
@@ -21,7 +22,7 @@ pub(super) struct EventVerb {
     #[arg(long = "loop")]
     repeat: bool,
     /// End after this time, such as 90, 30s, 5m or 2h; a bare number is seconds
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     timeout: Option<Duration>,
     /// Show when each event happened
     #[arg(long)]
@@ -112,28 +113,6 @@ impl EventVerb {
         };
         out::write(&(text.trim_end().to_owned() + "\n"))
     }
-}
-
-/// Reads `90`, `30s`, `5m`, `2h` or `1d`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let split = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (digits, unit) = text.split_at(split);
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "write a number and s, m, h or d".to_owned())?;
-    let seconds = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(format!("'{unit}' is no unit of time; use s, m, h or d")),
-    };
-    number
-        .checked_mul(seconds)
-        .map(Duration::from_secs)
-        .ok_or_else(|| "that is longer than can be counted".to_owned())
 }
 
 /// List long operations that are under way
@@ -334,35 +313,5 @@ fn repair_item(repair: &Repair) -> RepairItem {
         subject: repair.subject.clone(),
         outcome: outcome.to_owned(),
         message: repair.message.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read() {
-        let table = [
-            ("90", 90),
-            ("30s", 30),
-            ("5m", 300),
-            ("2h", 7200),
-            ("1d", 86_400),
-        ];
-        for (text, seconds) in table {
-            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
-        }
-        for text in [
-            "",
-            "m",
-            "5x",
-            "-1",
-            "1.5h",
-            "99999999999999999999",
-            "9999999999999999999d",
-        ] {
-            assert!(duration(text).is_err(), "{text}");
-        }
     }
 }

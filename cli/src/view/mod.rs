@@ -2,11 +2,16 @@
 //!
 //! Fields may be added. To remove or rename one breaks scripts and fails the schema test.
 
+mod chain;
 mod node;
 mod pool;
 pub mod schemas;
 mod vol;
 
+pub use chain::{
+    ChainItem, CheckItem, ComparisonItem, FindingItem, MapItem, MapItems, SnapshotItem,
+    SnapshotItems,
+};
 pub use node::{
     ConfigSetting, ConfigSettings, DoctorReport, ErrorPage, HostEvent, JobItem, JobItems, NodeInfo,
     ProbeResult, ProbeStatus, RepairItem, RepairItems, VersionInfo,

@@ -3,8 +3,9 @@
 use schemars::{Schema, schema_for};
 
 use super::{
-    ConfigSetting, DoctorReport, Done, ErrorPage, HostEvent, JobItem, NodeInfo, PoolItem,
-    PoolTypeItem, RepairItem, VersionInfo, VolumeItem,
+    ChainItem, CheckItem, ComparisonItem, ConfigSetting, DoctorReport, Done, ErrorPage, HostEvent,
+    JobItem, MapItem, NodeInfo, PoolItem, PoolTypeItem, RepairItem, SnapshotItem, VersionInfo,
+    VolumeItem,
 };
 use crate::plan::Plan;
 
@@ -26,7 +27,12 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("pool-info", schema_for!(PoolItem)),
         ("pool-list", schema_for!(Vec<PoolItem>)),
         ("version", schema_for!(VersionInfo)),
+        ("vol-chain", schema_for!(ChainItem)),
+        ("vol-check", schema_for!(CheckItem)),
+        ("vol-compare", schema_for!(ComparisonItem)),
         ("vol-info", schema_for!(VolumeItem)),
         ("vol-list", schema_for!(Vec<VolumeItem>)),
+        ("vol-map", schema_for!(Vec<MapItem>)),
+        ("vol-snapshot-list", schema_for!(Vec<SnapshotItem>)),
     ]
 }

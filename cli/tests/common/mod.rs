@@ -37,7 +37,10 @@ impl Run {
 
 impl Cenote {
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        // In memory where that is possible: each command makes its work durable, which a busy
+        // disk takes long for.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let folder = folder.expect("a temporary folder");
         std::fs::create_dir(folder.path().join("work")).expect("a working folder");
         Self { folder }
     }
@@ -149,8 +152,8 @@ impl Cenote {
     }
 }
 
-/// A node with pools and volumes as the examples of the commands have them.
-pub fn fixture() -> Cenote {
+/// A node with pools and one blank raw volume.
+pub fn small() -> Cenote {
     let cenote = Cenote::new();
     let target = |name: &str| cenote.work().join(name).display().to_string();
     std::fs::write(cenote.path("image.raw"), vec![7_u8; 1 << 20]).expect("written");
@@ -177,5 +180,28 @@ pub fn fixture() -> Cenote {
         .and_then(|file| file.set_len(1 << 20))
         .expect("a sparse file");
     cenote.ok("pool-refresh default");
+    cenote
+}
+
+/// A node with pools and volumes as the examples of the commands have them.
+pub fn fixture() -> Cenote {
+    let cenote = small();
+    for (file, name, size) in [
+        ("volume.xml", "from-xml.qcow2", 1),
+        ("larger.xml", "larger.qcow2", 2),
+    ] {
+        let xml = format!(
+            "<volume><name>{name}</name><capacity unit='MiB'>{size}</capacity>\
+             <target><format type='qcow2'/></target></volume>"
+        );
+        std::fs::write(cenote.path(file), xml).expect("written");
+    }
+    for name in ["disk", "base", "snap"] {
+        cenote.ok(&format!(
+            "vol-create-as default {name}.qcow2 1M --format qcow2"
+        ));
+    }
+    cenote.ok("vol-overlay base.qcow2 overlay.qcow2");
+    cenote.ok("vol-snapshot-create snap.qcow2 first");
     cenote
 }

@@ -1,7 +1,15 @@
 //! Commands on volumes.
 
+mod chain;
+mod copy;
+mod create;
+mod document;
 mod read;
 mod remove;
+mod resize;
+mod serve;
+mod snapshot;
+mod structure;
 mod transfer;
 
 use cenote_engine::{Node, VolumeInfo};
@@ -21,10 +29,33 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry::of::<read::VolKey>(),
     Entry::of::<read::VolName>(),
     Entry::of::<read::VolPool>(),
+    Entry::of::<create::VolCreate>(),
+    Entry::of::<create::VolCreateAs>(),
+    Entry::of::<copy::VolCreateFrom>(),
+    Entry::of::<copy::VolClone>(),
+    Entry::of::<copy::VolConvert>(),
+    Entry::of::<resize::VolResize>(),
     Entry::of::<transfer::VolUpload>(),
     Entry::of::<transfer::VolDownload>(),
     Entry::of::<remove::VolSetFormat>(),
+    Entry::of::<serve::VolServe>(),
     Entry::of::<remove::VolDelete>(),
+];
+
+pub(super) const CHAIN_ENTRIES: &[Entry] = &[
+    Entry::of::<chain::VolChain>(),
+    Entry::of::<chain::VolOverlay>(),
+    Entry::of::<chain::VolCommit>(),
+    Entry::of::<chain::VolRebase>(),
+    Entry::of::<chain::VolFlatten>(),
+    Entry::of::<chain::VolRemoveLayer>(),
+    Entry::of::<structure::VolCheck>(),
+    Entry::of::<structure::VolMap>(),
+    Entry::of::<structure::VolCompare>(),
+    Entry::of::<snapshot::VolSnapshotList>(),
+    Entry::of::<snapshot::VolSnapshotCreate>(),
+    Entry::of::<snapshot::VolSnapshotRevert>(),
+    Entry::of::<snapshot::VolSnapshotDelete>(),
 ];
 
 /// Which volume.
