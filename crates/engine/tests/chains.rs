@@ -553,3 +553,26 @@ fn an_image_open_in_qemu_is_not_touched() {
     qemu.wait().unwrap();
     s.node.volume_flatten(&id("top"), &NoProgress).unwrap();
 }
+
+#[test]
+fn wiping_asks_the_node_who_stands_on_a_volume() {
+    use cenote_pools::wipe::{Silent, Wiper};
+    let s = Setup::chain();
+    let journal = s.node.wipe_journal().unwrap();
+    let wiper = Wiper::new(&journal, &s.node);
+    let kept = s.keep("top");
+    let mut request = s.node.wipe_request(&id("base")).unwrap();
+    request.best_effort = true;
+    let error = wiper.wipe(&request, &Silent).unwrap_err().to_string();
+    assert!(
+        error.contains("default/mid") && error.contains("default/top"),
+        "{error}"
+    );
+    s.assert_shows("top", &kept);
+    let mut request = s.node.wipe_request(&id("top")).unwrap();
+    assert_eq!(request.format, Format::Qcow2);
+    request.best_effort = true;
+    wiper.wipe(&request, &Silent).unwrap();
+    qemu_img(&["check", "-q", text(&s.path("top"))]);
+    assert_eq!(s.node.volume(&id("top")).unwrap().capacity, SIZE);
+}

@@ -11,6 +11,7 @@ mod relink;
 mod remove;
 mod resolve;
 mod transfer;
+mod wipe;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
