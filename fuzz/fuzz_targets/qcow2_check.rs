@@ -37,11 +37,12 @@ fuzz_target!(|input: &[u8]| {
         let after = check_storage(&repaired, path).expect("a repaired image can be checked");
         assert_eq!(report.is_consistent(), after.is_consistent());
         assert_eq!(report.leaks, after.leaks);
-        assert!(report.corruptions <= before.corruptions);
         let overlap = before
             .findings
             .iter()
             .any(|finding| finding.what.contains("overlaps"));
+        // Where metadata overlapped, a repair can bring more to light.
+        assert!(overlap || report.corruptions <= before.corruptions);
         if !overlap && let Some(data_before) = data(&storage) {
             assert_eq!(data(&repaired), Some(data_before));
         }

@@ -119,7 +119,7 @@ fn check_standard_bits(scan: &mut Scan<'_>, entry: L2Entry, place: u64) {
     let word = entry.descriptor;
     let extended = scan.header.is_extended_l2();
     if word & RESERVED != 0 || (extended && word & 1 != 0) {
-        scan.corruption(place, || {
+        scan.missed(place, || {
             format!("L2 entry {word:#x} has reserved bits set")
         });
     }

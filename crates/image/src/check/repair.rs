@@ -42,6 +42,9 @@ pub(super) fn run(storage: &dyn Storage, path: &Path, mode: Repair) -> Result<Ch
         if before.leaks > 0 && !scan.incomplete && !scan.rebuild {
             write_refcounts(&mut scan, path, Direction::Lower)?;
             sync(storage, path)?;
+            // What fell to one reference now lacks the flag that says so.
+            write_flags(&mut scan, path, Flags::Set)?;
+            sync(storage, path)?;
         }
         return finish(storage, path, &before, false);
     }

@@ -205,7 +205,7 @@ impl<'a> Scan<'a> {
     fn take_l1_entry(&mut self, entry: u64, place: u64, active: bool) {
         use crate::qcow2::entry::{COPIED, OFFSET_MASK};
         if entry & L1_RESERVED != 0 {
-            self.corruption(place, || {
+            self.missed(place, || {
                 format!("L1 entry {entry:#x} has reserved bits set")
             });
         }
