@@ -111,3 +111,10 @@ fn a_saved_kernel_goes_on_counting_three_times() {
         });
     }
 }
+
+/// Memory goes on beyond the PCI hole, and the kernel uses it.
+#[test]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+fn more_than_4_gib_of_memory_is_used() {
+    runs("vmlinux-cloud", 2, 5 << 30);
+}

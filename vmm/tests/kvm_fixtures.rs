@@ -255,3 +255,61 @@ fn accesses_of_every_width_to_every_port_do_not_end_the_monitor() {
     let ended = Monitor::start(&Guest::real_mode(&printing(b"", &then)), &[]).wait();
     assert_eq!(ended.cause(), "guest-power-off");
 }
+
+/// The log has the pages that the guest wrote and those that the monitor wrote, once each.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn written_pages_are_logged() {
+    use cenote_vmm::{
+        boot::Entry,
+        bus::AddressMap,
+        kvm::{Exit, Host, Vm},
+        memory::MemoryLayout,
+    };
+    use vm_memory::{Bytes as _, GuestAddress};
+    let code = [
+        0xb8, 0x00, 0x03, 0x8e, 0xd8, // mov ax, 0x300; mov ds, ax
+        0xc6, 0x06, 0x00, 0x00, 0x01, // mov byte [0], 1
+        0xb8, 0x00, 0x07, 0x8e, 0xd8, // mov ax, 0x700; mov ds, ax
+        0xc6, 0x06, 0x00, 0x00, 0x01, // mov byte [0], 1
+        0xe6, 0x80, // out 0x80, al
+    ];
+    let host = Host::open(true).unwrap();
+    let memory = MemoryLayout::new(4 << 20).unwrap().map().unwrap();
+    let vm = Vm::new(&host, memory).unwrap();
+    let mut vcpus = vm.create_vcpus(&host, 1, &[]).unwrap();
+    vm.memory()
+        .write_slice(&code, GuestAddress(0x1_0000))
+        .unwrap();
+    vcpus[0].set_entry(&Entry::real_mode(0x1_0000)).unwrap();
+    vm.log_dirty_pages(true).unwrap();
+    vm.take_dirty_pages().unwrap();
+    let (ports, mmio) = (AddressMap::ports(), AddressMap::memory());
+    loop {
+        match vcpus[0].enter(&ports, &mmio) {
+            Exit::Interrupted => {}
+            Exit::Handled => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    vm.memory().write_obj(1u8, GuestAddress(0x5fff)).unwrap();
+    let written = |pages: Vec<(u64, Vec<u64>)>| -> Vec<u64> {
+        pages
+            .iter()
+            .flat_map(|(start, words)| {
+                (0u64..)
+                    .zip(words)
+                    .flat_map(move |(index, word)| {
+                        (0..64).map(move |bit| (index * 64 + bit, word >> bit & 1))
+                    })
+                    .filter(|(_, set)| *set == 1)
+                    .map(move |(page, _)| start + page * 4096)
+            })
+            .collect()
+    };
+    assert_eq!(
+        written(vm.take_dirty_pages().unwrap()),
+        [0x3000, 0x5000, 0x7000]
+    );
+    assert!(written(vm.take_dirty_pages().unwrap()).is_empty());
+}

@@ -1,8 +1,8 @@
 //! Putting a machine together from its description.
 
 use super::{
-    Board, BoardConfig, BootDescription, CharDevice, Description, DescriptionError, Machine,
-    SerialDescription, Wiring,
+    Board, BoardConfig, BootDescription, CharDevice, Command, Description, DescriptionError,
+    Machine, Remote, SerialDescription, Wiring,
     board::BoardError,
     clock::MachineClock,
     console::{Output, RawTerminal},
@@ -197,7 +197,12 @@ impl Machine {
                 output.attach(&(serial.clone() as _));
             }
             if let Some(source) = consoles.input.take() {
-                inputs.push(Input::new(source, serial.clone()));
+                let remote = Remote(sender.clone());
+                let raw = consoles.terminal.as_ref().is_some_and(RawTerminal::is_raw);
+                let escape = raw.then(|| -> Box<dyn FnMut() + Send> {
+                    Box::new(move || remote.post(Command::Quit))
+                });
+                inputs.push(Input::new(source, serial.clone(), escape));
             }
         }
         let device_thread = DeviceThread::start(wake, clock.clone(), timers, inputs)

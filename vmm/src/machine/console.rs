@@ -168,6 +168,13 @@ impl RawTerminal {
     }
 }
 
+impl RawTerminal {
+    /// Whether standard input is a terminal and is raw now.
+    pub(super) fn is_raw(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         if let Some(before) = &self.0 {

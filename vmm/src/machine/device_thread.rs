@@ -15,20 +15,30 @@ use std::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
+/// Control-], which ends the monitor when it comes from a terminal, as it leaves virsh's console.
+const ESCAPE: u8 = 0x1d;
+
 /// An input of characters.
 pub(super) struct Input {
     source: OwnedFd,
     frontend: Frontend,
+    /// Called when the escape character comes, which then does not reach the device.
+    escape: Option<Box<dyn FnMut() + Send>>,
     /// Read but not taken by the device.
     waiting: Vec<u8>,
     ended: bool,
 }
 
 impl Input {
-    pub(super) fn new(source: OwnedFd, frontend: Frontend) -> Self {
+    pub(super) fn new(
+        source: OwnedFd,
+        frontend: Frontend,
+        escape: Option<Box<dyn FnMut() + Send>>,
+    ) -> Self {
         Self {
             source,
             frontend,
+            escape,
             waiting: Vec::new(),
             ended: false,
         }
@@ -46,7 +56,14 @@ impl Input {
         match rustix::io::read(&self.source, &mut buffer) {
             Ok(0) => self.ended = true,
             Ok(length) => {
-                self.waiting.extend_from_slice(&buffer[..length]);
+                let mut bytes = &buffer[..length];
+                if let Some(escape) = &mut self.escape
+                    && let Some(at) = bytes.iter().position(|byte| *byte == ESCAPE)
+                {
+                    bytes = &bytes[..at];
+                    escape();
+                }
+                self.waiting.extend_from_slice(bytes);
                 self.offer();
             }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}

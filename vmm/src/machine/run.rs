@@ -120,6 +120,13 @@ impl Remote {
             .map_err(|_| CommandError::Ended)?;
         answer.recv().unwrap_or(Err(CommandError::Ended))
     }
+
+    /// Sends a command and does not wait.
+    pub fn post(&self, command: Command) {
+        let (reply, _) = mpsc::channel();
+        // The machine has ended, which is what matters to nobody who does not wait.
+        let _ = self.0.send(Message::Command(command, reply));
+    }
 }
 
 /// Takes events from devices: stops the vCPUs and leaves the rest to the machine's own thread.

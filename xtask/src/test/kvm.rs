@@ -58,6 +58,8 @@ pub(super) fn run(steps: &mut Steps) -> Outcome<()> {
                 tests: packages,
                 ..lab::Programs::default()
             },
+            // One guest of the monitor has 5 GiB.
+            memory: 6144,
             timeout: LAB_TIME,
             ..lab::Run::default()
         };
