@@ -3,14 +3,13 @@
 use crate::arguments::Arguments;
 use cenote_image::{AlignedBuffer, CacheMode, Image, OpenOptions};
 use std::error::Error;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What every request has in common.
 #[derive(Clone, Copy)]
 struct Requests {
     count: u64,
-    depth: usize,
+    depth: u32,
     size: usize,
     step: u64,
     write: bool,
@@ -39,38 +38,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         .open(arguments.file(0)?)?;
     let begun = Instant::now();
     if requests.depth == 1 {
-        let next = AtomicU64::new(0);
-        work(&image, requests, &next)?;
+        one_by_one(&image, requests)?;
     } else {
-        many(&image, requests)?;
+        queued(&image, requests)?;
     }
     println!("seconds {}", begun.elapsed().as_secs_f64());
     image.close()?;
     Ok(())
 }
 
-/// As many threads as requests are to be in flight.
-fn many(image: &Image, requests: Requests) -> Result<(), Box<dyn Error>> {
-    let next = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..requests.depth)
-            .map(|_| scope.spawn(|| work(image, requests, &next)))
-            .collect();
-        for worker in workers {
-            worker.join().map_err(|_| "a worker panicked")??;
-        }
-        Ok(())
-    })
-}
-
-fn work(image: &Image, requests: Requests, next: &AtomicU64) -> Result<(), cenote_image::Error> {
+/// Each request by a call that returns when it is done.
+fn one_by_one(image: &Image, requests: Requests) -> Result<(), Box<dyn Error>> {
     let mut buffer = AlignedBuffer::new(requests.size, 4096);
     buffer.fill(165);
-    loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= requests.count {
-            return Ok(());
-        }
+    for number in 0..requests.count {
         let offset = requests.offset(number, image.size());
         if requests.write {
             image.write_at(&buffer, offset)?;
@@ -78,4 +59,35 @@ fn work(image: &Image, requests: Requests, next: &AtomicU64) -> Result<(), cenot
             image.read_at(&mut buffer, offset)?;
         }
     }
+    Ok(())
+}
+
+/// As many requests in flight as the depth says, by one thread.
+fn queued(image: &Image, requests: Requests) -> Result<(), Box<dyn Error>> {
+    let mut queue = image.queue(requests.depth)?;
+    let mut spare: Vec<AlignedBuffer> = (0..requests.depth)
+        .map(|_| queue.buffer(requests.size))
+        .collect();
+    for buffer in &mut spare {
+        buffer.fill(165);
+    }
+    let mut next = 0;
+    while next < requests.count || queue.in_flight() > 0 {
+        while next < requests.count && queue.has_room() {
+            let Some(buffer) = spare.pop() else { break };
+            let offset = requests.offset(next, image.size());
+            if requests.write {
+                queue.write(next, buffer, offset)?;
+            } else {
+                queue.read(next, buffer, offset)?;
+            }
+            next += 1;
+        }
+        queue.submit()?;
+        for done in queue.wait()? {
+            done.result?;
+            spare.extend(done.buffer);
+        }
+    }
+    Ok(())
 }

@@ -1,5 +1,5 @@
 //! Logical pools on a real volume group. Needs root, lvm2 and device-mapper:
-//! `cargo xtask lab --tests cenote-engine -- lvm --ignored`.
+//! `cargo xtask lab --tests cenote-engine -- lab_lvm --ignored`.
 
 use std::fs;
 use std::path::Path;
