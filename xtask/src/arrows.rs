@@ -78,3 +78,17 @@ fn dependencies_are_read_from_their_section_only() {
                 serde = \"1\"\n[dev-dependencies]\ncenote-c.workspace = true\n";
     assert_eq!(ours(text), ["cenote-a", "cenote-b"]);
 }
+
+#[test]
+fn every_decision_is_listed() {
+    let folder = workspace().join("docs").join("decisions");
+    let index = fs::read_to_string(folder.join("README.md")).expect("the index");
+    for entry in fs::read_dir(&folder).expect("the folder") {
+        let name = entry.expect("an entry").file_name();
+        let name = name.to_string_lossy();
+        assert!(
+            name == "README.md" || index.contains(&format!("({name})")),
+            "docs/decisions/README.md does not list {name}"
+        );
+    }
+}

@@ -9,6 +9,7 @@
 #[cfg(test)]
 mod arrows;
 mod bench;
+mod demo;
 mod lab;
 mod setup;
 mod shell;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
+  demo                       a walk through what Cenote does, with real commands
   setup [--check] [GROUP…]   install what the machine lacks (groups: test lab bench fuzz)
   lab [OPTION…] -- COMMAND…  run a command on an emulated host with a real /dev/kvm
   test                       everything that CI checks, in order, with times
@@ -45,6 +47,7 @@ fn dispatch(arguments: &[String]) -> Outcome<ExitCode> {
     };
     match command.as_str() {
         "setup" => setup::command(rest),
+        "demo" => demo::command(rest),
         "bench" => bench::command(rest),
         "lab" => lab::command(rest),
         "test" => test::command(rest),
