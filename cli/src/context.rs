@@ -62,6 +62,7 @@ impl Context {
         self.check_connection()?;
         Ok(NodeOptions {
             state_dir: self.settings.state_dir.clone(),
+            backing_dirs: self.settings.backing_dirs.clone(),
             read_only: self.consent.dry_run,
             ..NodeOptions::default()
         })

@@ -63,6 +63,10 @@ pub struct Globals {
     #[arg(long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
 
+    /// Where backing files may lie besides the pools; may be repeated
+    #[arg(long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub backing_dirs: Vec<PathBuf>,
+
     /// The node to work on; only the local one: cenote:///system or cenote:///session
     #[arg(short = 'c', long, global = true, value_name = "URI")]
     pub connect: Option<String>,

@@ -183,11 +183,13 @@ fn config() -> String {
          \x20    if it belongs to you or to root\n\
          \x20 4. the user: $XDG_CONFIG_HOME/cenote/config.toml or ~/.config/cenote/config.toml\n\
          \x20 5. the system: /etc/cenote/config.toml\n\n\
+         'backing-dirs' lists folders, separated by colons, that backing files may lie in besides\n\
+         those of the pools.\n\n\
          The keys, with their built-in values:\n",
     );
     for (key, value) in settings::KEYS {
         let shown = if value.is_empty() { "\"\"" } else { value };
-        let _ = writeln!(text, "  {key:<10} {shown}");
+        let _ = writeln!(text, "  {key:<12} {shown}");
     }
     text.push_str(
         "\n'cenote config-show --origin' says what is in force and where it comes from.\n",

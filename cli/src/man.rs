@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap_mangen::Man;
 
-use crate::verbs;
+use crate::{help, verbs};
 
 /// Writes all pages into `folder` and gives their paths.
 ///
@@ -17,7 +17,15 @@ pub fn write_pages(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut written = Vec::new();
     let mut root = crate::command();
     // The page of the whole program has its own list of commands.
-    root = root.bin_name("cenote");
+    let topics: Vec<String> = help::TOPICS
+        .iter()
+        .filter_map(|(name, _)| help::topic(name))
+        .collect();
+    root = root.bin_name("cenote").after_help(format!(
+        "{}\n\n{}",
+        help::overview(),
+        topics.join("\n")
+    ));
     root.build();
     let globals: Vec<clap::Arg> = root.get_arguments().cloned().collect();
     written.push(write_page(folder, "cenote", root)?);

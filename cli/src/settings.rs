@@ -19,6 +19,7 @@ use crate::suggest;
 
 /// The keys of a configuration file, the option each stands for and its built-in value.
 pub const KEYS: &[(&str, &str)] = &[
+    ("backing-dirs", ""),
     ("color", "auto"),
     ("connect", "local"),
     ("debug", "false"),
@@ -50,6 +51,8 @@ pub struct Setting {
 pub struct Settings {
     /// The node's state folder, when one was named.
     pub state_dir: Option<PathBuf>,
+    /// Where backing files may lie besides the pools.
+    pub backing_dirs: Vec<PathBuf>,
     /// The connection URI.
     pub connect: String,
     /// How results are printed.
@@ -136,6 +139,9 @@ impl Settings {
         let state_dir = &found["state-dir"].value;
         Ok(Self {
             state_dir: Some(PathBuf::from(state_dir)).filter(|dir| !dir.as_os_str().is_empty()),
+            backing_dirs: std::env::split_paths(&found["backing-dirs"].value)
+                .filter(|dir| !dir.as_os_str().is_empty())
+                .collect(),
             connect: found["connect"].value.clone(),
             output: choice(&found["output"])?,
             color: choice(&found["color"])?,
@@ -175,6 +181,11 @@ fn flags(globals: &Globals, noheader: bool) -> Vec<(&'static str, String)> {
     let mut flags = Vec::new();
     if let Some(dir) = &globals.state_dir {
         flags.push(("state-dir", dir.display().to_string()));
+    }
+    if !globals.backing_dirs.is_empty() {
+        // A folder with a colon in its name cannot be said so and is left out.
+        let joined = std::env::join_paths(&globals.backing_dirs).unwrap_or_default();
+        flags.push(("backing-dirs", joined.to_string_lossy().into_owned()));
     }
     if let Some(uri) = &globals.connect {
         flags.push(("connect", uri.clone()));

@@ -192,3 +192,57 @@ fn printed_documents_are_valid_for_libvirt() {
         .ok();
     }
 }
+
+#[test]
+fn ctrl_c_stops_a_long_operation_and_says_so() {
+    use std::io::{BufRead as _, Write as _};
+    let cenote = fixture();
+    cenote.ok("vol-create-as default big.raw 64G --allocation 0");
+    let mut child = cenote
+        .command()
+        .args(["vol-upload", "big.raw", "-", "--progress", "jsonl"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut input = child.stdin.take().expect("piped");
+    // Zeroes without end, until nobody reads them any more.
+    let feeder = std::thread::spawn(move || while input.write_all(&[0; 65536]).is_ok() {});
+    let mut lines = std::io::BufReader::new(child.stderr.take().expect("piped")).lines();
+    let first = lines.next().expect("a line").expect("text");
+    assert!(first.contains("\"done\""), "{first}");
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("signalled");
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    assert_eq!(child.wait().expect("ended").code(), Some(130), "{rest:?}");
+    feeder.join().expect("ended");
+    assert!(
+        rest.iter()
+            .any(|line| line.contains("\"result\":\"failed\"")),
+        "{rest:?}"
+    );
+    assert!(rest.iter().any(|line| line.contains("E0009")), "{rest:?}");
+    cenote.ok("fsck");
+}
+
+#[test]
+fn a_backing_file_outside_the_pools_must_be_allowed() {
+    let cenote = fixture();
+    let base = cenote.path("outside.qcow2");
+    tool(
+        "qemu-img",
+        "qemu-utils",
+        &["create", "-q", "-f", "qcow2", text(&base), "1M"],
+    )
+    .ok();
+    let line = format!(
+        "vol-create-as default top.qcow2 1M --format qcow2 --backing-vol {} --backing-vol-format qcow2",
+        base.display()
+    );
+    cenote.run(&line).fails(5, "E0409");
+    let allowed = format!("--backing-dirs {} ", cenote.work().display());
+    cenote.ok(&format!("{allowed}{line}"));
+    cenote.run("vol-map top.qcow2").fails(5, "E0409");
+    cenote.ok(&format!("{allowed}vol-map top.qcow2"));
+}

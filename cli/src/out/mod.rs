@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
-pub use size::{human, human_with, parse_delta, parse_size};
+pub use size::{human, parse_delta, parse_size};
 pub use table::{Column, Shape, Table};
 
 use crate::explain::Code;

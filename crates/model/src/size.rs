@@ -146,20 +146,19 @@ impl Size {
         self.0
     }
 
-    /// Two decimals in the unit that suits, as `vol-info` shows it: `8.00 GiB`.
+    /// Two decimals in the unit that suits, as virsh shows it: `8.00 GiB`, `0.00 B`.
     pub fn human(self) -> String {
-        let mut unit = 0usize;
-        let mut value = self.0 as f64;
-        while value >= 1024.0 && unit + 1 < UNITS.len() {
-            value /= 1024.0;
-            unit += 1;
+        let mut unit = UNITS[0];
+        let mut divisor = 1u128;
+        let mut candidate = 1u128;
+        for name in UNITS {
+            if u128::from(self.0) >= candidate {
+                (unit, divisor) = (name, candidate);
+            }
+            candidate *= 1024;
         }
-        let name = UNITS.get(unit).copied().unwrap_or("B");
-        if unit == 0 {
-            format!("{} {name}", self.0)
-        } else {
-            format!("{value:.2} {name}")
-        }
+        let hundredths = (u128::from(self.0) * 100 + divisor / 2) / divisor;
+        format!("{}.{:02} {unit}", hundredths / 100, hundredths % 100)
     }
 }
 
@@ -333,7 +332,9 @@ mod tests {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
         assert_eq!(Size(8 << 30).human(), "8.00 GiB");
-        assert_eq!(Size(1000).human(), "1000 B");
+        assert_eq!(Size(1000).human(), "1000.00 B");
+        assert_eq!(Size(0).human(), "0.00 B");
+        assert_eq!(Size(u64::MAX).human(), "16.00 EiB");
         assert_eq!(Size(8 << 30).to_string(), "8 GiB");
         assert_eq!(Size(1025).to_string(), "1025 B");
         assert_eq!(Memory::from_bytes(1).kib, 1);
