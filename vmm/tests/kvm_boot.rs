@@ -118,3 +118,31 @@ fn a_saved_kernel_goes_on_counting_three_times() {
 fn more_than_4_gib_of_memory_is_used() {
     runs("vmlinux-cloud", 2, 5 << 30);
 }
+
+/// The kernel is told of the power button by its interrupt.
+#[test]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+fn the_power_button_reaches_the_guest() {
+    // The driver, a module of the initramfs, has enabled the button; the file counts its events.
+    let command = "f=/sys/firmware/acpi/interrupts/ff_pwr_btn; cat $f; echo armed; \
+                   until grep -q '^ *[1-9]' $f; do sleep 0.1; done; echo pushed";
+    let guest = Guest::kernel("vmlinux-cloud", command, 1, 256 * MIB);
+    let monitor = Monitor::start(&guest, &[]);
+    wait_for("the guest", || monitor.output().contains("armed\r"));
+    monitor.call("shutdown", json!(null));
+    let ended = monitor.wait();
+    assert!(ended.output.contains("pushed\r"), "{}", ended.output);
+    assert_eq!(ended.cause(), "guest-power-off");
+}
+
+/// An exception without a table to deliver it from, which ends in the processor's shutdown.
+#[test]
+#[ignore = "needs a /dev/kvm that does more than emulate"]
+fn a_triple_fault_is_its_own_cause() {
+    let code = [
+        0x0f, 0x01, 0x1e, 0x00, 0x80, // lidt [0x8000], where there are zeros
+        0xcc, // int3
+    ];
+    let ended = Monitor::start(&Guest::real_mode(&code), &[]).wait();
+    assert_eq!((ended.cause(), ended.status), ("triple-fault", Some(4)));
+}

@@ -307,9 +307,9 @@ fn written_pages_are_logged() {
             })
             .collect()
     };
-    assert_eq!(
-        written(vm.take_dirty_pages().unwrap()),
-        [0x3000, 0x5000, 0x7000]
-    );
+    // Where KVM maps the page of the code as writable, it counts it as written.
+    let mut pages = written(vm.take_dirty_pages().unwrap());
+    pages.retain(|page| *page != 0x1_0000);
+    assert_eq!(pages, [0x3000, 0x5000, 0x7000]);
     assert!(written(vm.take_dirty_pages().unwrap()).is_empty());
 }
