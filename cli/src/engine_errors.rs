@@ -6,6 +6,7 @@
 use cenote_engine::Error as Engine;
 use cenote_image::Error as Image;
 use cenote_model::Error as Model;
+use cenote_pools::wipe::{Error as Wipe, Refusal};
 use cenote_pools::{Error as Pools, ErrorKind};
 
 use crate::explain::Code;
@@ -57,6 +58,7 @@ fn default_next(code: Code) -> String {
 fn of_engine(error: &Engine) -> Code {
     match error {
         Engine::Storage(error) => of_pools(error),
+        Engine::Wipe(error) => of_wipe(error),
         Engine::Io { source, .. } => of_io(source),
         Engine::NoHome
         | Engine::StateNotWritable { .. }
@@ -66,6 +68,36 @@ fn of_engine(error: &Engine) -> Code {
         Engine::Busy { .. } => Code::E0105,
         Engine::NoSuchJob(_) => Code::E0107,
         Engine::JobEnded(_) => Code::E0207,
+        other => of_kind(other.kind()),
+    }
+}
+
+fn of_wipe(error: &Wipe) -> Code {
+    match error {
+        Wipe::UnknownAlgorithm { .. } | Wipe::BadVerify { .. } | Wipe::FirmwareCommand { .. } => {
+            Code::E0308
+        }
+        Wipe::NotProvable { .. } => Code::E0309,
+        Wipe::Refused { refusal, .. } => match refusal {
+            Refusal::BackingFile { .. } => Code::E0305,
+            Refusal::InUse { .. }
+            | Refusal::Mounted { .. }
+            | Refusal::LoopDevice { .. }
+            | Refusal::Swap
+            | Refusal::Holders { .. }
+            | Refusal::Domains { .. } => Code::E0304,
+            Refusal::Changed { .. } => Code::E0312,
+            _ => Code::E0311,
+        },
+        Wipe::Pending { .. } | Wipe::BadRecord { .. } => Code::E0312,
+        Wipe::NoSuchWipe { .. } => Code::E0313,
+        Wipe::Certificate(_) => Code::E0314,
+        Wipe::Cancelled { .. } => Code::E0009,
+        Wipe::Image(error) => of_image(error),
+        Wipe::Io { source, .. } => of_io(source),
+        Wipe::NoRandomness { .. } => Code::E0102,
+        Wipe::Journal { .. } => Code::E0104,
+        Wipe::UsageUnknown { .. } => Code::E0101,
         other => of_kind(other.kind()),
     }
 }

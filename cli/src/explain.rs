@@ -86,6 +86,12 @@ codes! {
     E0306 => InvalidState,
     E0307 => Failure,
     E0308 => Usage,
+    E0309 => Verification,
+    E0310 => Verification,
+    E0311 => InvalidState,
+    E0312 => Conflict,
+    E0313 => NotFound,
+    E0314 => Verification,
     // Images.
     E0401 => InvalidState,
     E0402 => Failure,

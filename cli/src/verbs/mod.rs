@@ -7,6 +7,7 @@ mod machine;
 mod node;
 mod pool;
 mod vol;
+mod wipe;
 
 use std::sync::OnceLock;
 
@@ -34,6 +35,10 @@ pub const SECTIONS: &[Section] = &[
     Section {
         title: "Chains, structure and snapshots",
         entries: vol::CHAIN_ENTRIES,
+    },
+    Section {
+        title: "Wiping",
+        entries: wipe::ENTRIES,
     },
     Section {
         title: "Node",

@@ -7,6 +7,7 @@ mod node;
 mod pool;
 pub mod schemas;
 mod vol;
+mod wipe;
 
 pub use chain::{
     ChainItem, CheckItem, ComparisonItem, FindingItem, MapItem, MapItems, SnapshotItem,
@@ -18,6 +19,7 @@ pub use node::{
 };
 pub use pool::{PoolDetail, PoolItem, PoolItems, PoolTypeItem, PoolTypes};
 pub use vol::{BackingItem, VolumeDetail, VolumeItem, VolumeItems};
+pub use wipe::{CertificateItem, CertificateItems, WipeItem, WipeItems};
 
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -3,9 +3,9 @@
 use schemars::{Schema, schema_for};
 
 use super::{
-    ChainItem, CheckItem, ComparisonItem, ConfigSetting, DoctorReport, Done, ErrorPage, HostEvent,
-    JobItem, MapItem, NodeInfo, PoolItem, PoolTypeItem, RepairItem, SnapshotItem, VersionInfo,
-    VolumeItem,
+    CertificateItem, ChainItem, CheckItem, ComparisonItem, ConfigSetting, DoctorReport, Done,
+    ErrorPage, HostEvent, JobItem, MapItem, NodeInfo, PoolItem, PoolTypeItem, RepairItem,
+    SnapshotItem, VersionInfo, VolumeItem, WipeItem,
 };
 use crate::plan::Plan;
 
@@ -26,6 +26,7 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("pool-capabilities", schema_for!(Vec<PoolTypeItem>)),
         ("pool-info", schema_for!(PoolItem)),
         ("pool-list", schema_for!(Vec<PoolItem>)),
+        ("verify-certificate", schema_for!(Vec<CertificateItem>)),
         ("version", schema_for!(VersionInfo)),
         ("vol-chain", schema_for!(ChainItem)),
         ("vol-check", schema_for!(CheckItem)),
@@ -34,5 +35,6 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("vol-list", schema_for!(Vec<VolumeItem>)),
         ("vol-map", schema_for!(Vec<MapItem>)),
         ("vol-snapshot-list", schema_for!(Vec<SnapshotItem>)),
+        ("wipe-list", schema_for!(Vec<WipeItem>)),
     ]
 }

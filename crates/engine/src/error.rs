@@ -16,6 +16,9 @@ pub enum Error {
     /// A pool or volume operation failed.
     #[error(transparent)]
     Storage(#[from] cenote_pools::Error),
+    /// A wipe was refused or stopped.
+    #[error(transparent)]
+    Wipe(#[from] cenote_pools::wipe::Error),
     /// A file of the node itself could not be used.
     #[error("cannot {action} '{}': {source}", path.display())]
     Io {
@@ -93,6 +96,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Storage(error) => error.kind(),
+            Error::Wipe(error) => error.kind(),
             Error::NoSuchJob(_) => ErrorKind::NotFound,
             Error::Busy { .. } | Error::JobEnded(_) => ErrorKind::InvalidState,
             Error::NoHome | Error::StateNotWritable { .. } | Error::NewerState { .. } => {
@@ -123,7 +127,8 @@ impl Error {
             Error::Database { .. } | Error::BadRecord { .. } => {
                 Some("check the node: cenote doctor".into())
             }
-            Error::Io { .. } | Error::JobEnded(_) => None,
+            // Its messages end with what to do.
+            Error::Wipe(_) | Error::Io { .. } | Error::JobEnded(_) => None,
         }
     }
 }

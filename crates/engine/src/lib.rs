@@ -49,6 +49,7 @@ mod pools;
 mod records;
 mod state;
 mod volumes;
+mod wipes;
 
 pub use error::{Error, Result};
 pub use events::{Event, EventWatcher};
@@ -63,9 +64,12 @@ pub use volumes::{
     Qcow2Settings, Resize,
 };
 
+pub use wipes::WipeOptions;
+
 pub use cenote_image::check::{CheckReport, Repair as ImageRepair};
 pub use cenote_image::ops::Comparison;
 pub use cenote_image::{Format, Image, Snapshot};
+pub use cenote_pools::wipe::Error as WipeError;
 pub use cenote_pools::{
     BackingInfo, BuildMode, ErrorKind, FormatOrigin, NoProgress, Permissions, Progress, Transfer,
     Usage, VolumeId, VolumeInfo, VolumeKind,

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::verdict::Reason;
+use crate::ErrorKind;
 
 /// Result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -74,6 +75,14 @@ pub enum Error {
         /// All reasons, most general first.
         reasons: Vec<Reason>,
     },
+    /// The caller could not tell who needs the volume.
+    #[error("who uses '{}' cannot be told: {reason}", path.display())]
+    UsageUnknown {
+        /// The volume's file or device.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The image engine could not read or rebuild the volume.
     #[error(transparent)]
     Image(#[from] cenote_image::Error),
@@ -91,7 +100,7 @@ pub enum Error {
         algorithm: String,
     },
     /// No record of that id.
-    #[error("no interrupted wipe has the id '{id}'; 'cenote wipe-resume --list' shows them")]
+    #[error("no interrupted wipe has the id '{id}'; 'cenote wipe-list' shows them")]
     NoSuchWipe {
         /// As given.
         id: String,
@@ -127,6 +136,26 @@ pub enum Error {
 }
 
 impl Error {
+    /// The class of the error, for exit codes.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownAlgorithm { .. } | Self::BadVerify { .. } => ErrorKind::Invalid,
+            Self::FirmwareCommand { .. } => ErrorKind::Unsupported,
+            Self::NoSuchWipe { .. } => ErrorKind::NotFound,
+            Self::Refused { .. } | Self::NotProvable { .. } | Self::Pending { .. } => {
+                ErrorKind::InvalidState
+            }
+            Self::Cancelled { .. } => ErrorKind::Cancelled,
+            Self::NoRandomness { .. } => ErrorKind::Host,
+            Self::Io { source, .. } => ErrorKind::of_io(source),
+            Self::UsageUnknown { .. }
+            | Self::Image(_)
+            | Self::BadRecord { .. }
+            | Self::Journal { .. }
+            | Self::Certificate(_) => ErrorKind::Failed,
+        }
+    }
+
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io {
@@ -219,7 +248,7 @@ pub enum Refusal {
         users: Vec<String>,
     },
     /// A file on record is not the one that is there.
-    #[error("{what}; if its wipe is no longer wanted: 'cenote wipe-resume --forget {id}'")]
+    #[error("{what}; if its wipe is no longer wanted: 'cenote wipe-resume {id} --forget'")]
     Changed {
         /// In which way.
         what: String,

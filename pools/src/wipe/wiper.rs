@@ -108,9 +108,7 @@ impl<'a> Wiper<'a> {
     /// What [`Wiper::wipe`] would do; writes nothing, and refuses what that
     /// would refuse except for the lack of a proof.
     pub fn plan(&self, request: &WipeRequest) -> Result<Plan> {
-        let request = absolute(request)?;
-        let (files, _held, notes) = plan::prepare(&request, self.usage)?;
-        Ok(Plan::new(&request, files, notes))
+        Plan::of(request, self.usage)
     }
 
     /// Wipes a volume. An interrupted wipe of it with the same settings is
@@ -336,6 +334,15 @@ impl<'a> Wiper<'a> {
     pub fn forget(&self, id: &str) -> Result<()> {
         self.load(id)?;
         self.journal.end(id)
+    }
+}
+
+impl Plan {
+    /// What wiping as `request` says would do, without a journal at hand.
+    pub fn of(request: &WipeRequest, usage: &dyn Usage) -> Result<Self> {
+        let request = absolute(request)?;
+        let (files, _held, notes) = plan::prepare(&request, usage)?;
+        Ok(Self::new(&request, files, notes))
     }
 }
 

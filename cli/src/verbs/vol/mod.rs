@@ -11,6 +11,7 @@ mod serve;
 mod snapshot;
 mod structure;
 mod transfer;
+pub(super) mod wipe;
 
 use cenote_engine::{Node, VolumeInfo};
 use clap::Args;
@@ -40,6 +41,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry::of::<remove::VolSetFormat>(),
     Entry::of::<serve::VolServe>(),
     Entry::of::<remove::VolDelete>(),
+    Entry::of::<wipe::VolWipe>(),
 ];
 
 pub(super) const CHAIN_ENTRIES: &[Entry] = &[

@@ -1,20 +1,21 @@
 //! `vol-delete` and `vol-set-format`.
 
-use cenote_engine::{Format, Node, VolumeId, VolumeInfo};
+use cenote_engine::{Format, Node, VolumeId, VolumeInfo, WipeOptions};
+use cenote_pools::wipe::{Algorithm, Verify};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 
-use super::VolumeArgument;
+use super::{VolumeArgument, wipe};
 use crate::completion;
 use crate::consent::Level;
 use crate::context::Context;
 use crate::failure::Result;
-use crate::out::human;
+use crate::out::{human, parse_size};
 use crate::plan::Plan;
 use crate::verb::{Example, Kind, Verb, example};
 use crate::view::Done;
 
-/// Delete volumes; their content is not overwritten
+/// Delete volumes; their content is overwritten with --wipe only
 #[derive(Args, Debug)]
 pub(super) struct VolDelete {
     /// Names, pool/names, paths or keys of volumes
@@ -23,6 +24,45 @@ pub(super) struct VolDelete {
     /// Pool of the volumes, by name or UUID
     #[arg(long, value_name = "POOL", add = ArgValueCandidates::new(completion::pools))]
     pool: Option<String>,
+    /// Overwrite the content first and prove it; =zero or another method instead of random
+    #[arg(
+        long,
+        value_name = "METHOD",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "random",
+        value_parser = wipe::algorithm
+    )]
+    wipe: Option<Algorithm>,
+    /// How much of it to read back: all, none or sample:N%
+    #[arg(long, value_name = "PART", requires = "wipe", value_parser = wipe::verification)]
+    verify: Option<Verify>,
+    /// Overwrite also where nothing can be proved, and say so
+    #[arg(long, requires = "wipe")]
+    best_effort: bool,
+    /// Most bytes a second, such as 200M
+    #[arg(long, value_name = "SIZE", requires = "wipe")]
+    limit: Option<String>,
+    /// Also the backing files that only this volume uses
+    #[arg(long, requires = "wipe")]
+    chain: bool,
+}
+
+impl VolDelete {
+    /// How to overwrite, if that was asked for.
+    fn wiping(&self) -> Result<Option<WipeOptions>> {
+        let Some(algorithm) = self.wipe else {
+            return Ok(None);
+        };
+        Ok(Some(WipeOptions {
+            algorithm,
+            verify: self.verify.unwrap_or_default(),
+            best_effort: self.best_effort,
+            limit: self.limit.as_deref().map(parse_size).transpose()?,
+            chain: self.chain,
+            delete: true,
+        }))
+    }
 }
 
 impl Verb for VolDelete {
@@ -32,6 +72,10 @@ impl Verb for VolDelete {
         example(
             "See what would be deleted",
             "cenote vol-delete disk.raw --dry-run",
+        ),
+        example(
+            "Overwrite it before it goes",
+            "cenote vol-delete disk.raw --wipe --best-effort --yes",
         ),
         example(
             "Delete it",
@@ -47,6 +91,15 @@ impl Verb for VolDelete {
         let ids: Vec<VolumeId> = volumes.iter().map(VolumeInfo::id).collect();
         for id in &ids {
             node.volume_ensure_changeable(id, &ids)?;
+        }
+        if let Some(options) = self.wiping()? {
+            let volumes = upper_first(&node, volumes)?;
+            let plan = wipe::plan(Self::NAME, "wipe and delete", &node, &volumes, &options)?;
+            if !context.go_on(&plan)? {
+                return Ok(());
+            }
+            // One after the other: a lower volume is free when the upper one is gone.
+            return wipe::wipe_volumes(context, &node, &volumes, &options, 1);
         }
         let names: Vec<String> = volumes
             .iter()

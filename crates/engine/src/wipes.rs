@@ -1,0 +1,297 @@
+//! Wiping volumes of the node's pools, with certificates in the node's chain.
+//!
+//! The record of a wipe lies in a folder of its own rather than in the
+//! database: it holds a secret that must be overwritten in place when the wipe
+//! ends, which a database file cannot promise.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use cenote_pools::certificate::{Issuer, NodeIdentity, PublicKey};
+use cenote_pools::wipe::{
+    self, Afterwards, Algorithm, FileJournal, Pending, Usage, Verify, WipeEvent, WipeRequest,
+    Wiped, Wiper,
+};
+use cenote_pools::{Progress, VolumeId, VolumeInfo, VolumeKind};
+use parking_lot::Mutex;
+
+use crate::error::Result;
+use crate::node::Node;
+use crate::records;
+
+/// How to wipe a volume.
+#[derive(Debug, Clone, Default)]
+pub struct WipeOptions {
+    /// The method.
+    pub algorithm: Algorithm,
+    /// How much of the last pass is read back.
+    pub verify: Verify,
+    /// Go on where nothing can be proved, and say so.
+    pub best_effort: bool,
+    /// Most bytes per second.
+    pub limit: Option<u64>,
+    /// Also the backing files that only this volume uses.
+    pub chain: bool,
+    /// Delete the volume when it is wiped.
+    pub delete: bool,
+}
+
+/// Answers for the wiper from pools and whoever uses volumes.
+struct NodeUsage<'a>(&'a Node);
+
+impl Usage for NodeUsage<'_> {
+    fn dependents(&self, path: &Path, besides: &[PathBuf]) -> wipe::Result<Vec<String>> {
+        let unknown = |error: crate::Error| wipe::Error::UsageUnknown {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        };
+        let mut names = Vec::new();
+        for volume in self.0.dependents_of(path).map_err(unknown)? {
+            let info = self.0.volume(&volume).map_err(unknown)?;
+            let real = fs::canonicalize(&info.path).unwrap_or(info.path);
+            let same = |other: &PathBuf| fs::canonicalize(other).is_ok_and(|other| other == real);
+            if !besides.iter().any(same) {
+                names.push(volume.to_string());
+            }
+        }
+        Ok(names)
+    }
+
+    fn domains(&self, path: &Path) -> wipe::Result<Vec<String>> {
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        Ok(self
+            .0
+            .usages()
+            .iter()
+            .flat_map(|usage| usage.users(&real))
+            .collect())
+    }
+}
+
+/// One number over the passes and verifications of all volumes, for a bar.
+struct Steps<'a> {
+    progress: &'a dyn Progress,
+    /// For each volume the work before its current part, done in that part,
+    /// and in all.
+    parts: Mutex<Vec<(u64, u64, u64)>>,
+    verifies: bool,
+}
+
+impl<'a> Steps<'a> {
+    fn new(progress: &'a dyn Progress, volumes: usize, verify: Verify) -> Self {
+        let parts = Mutex::new(vec![(0, 0, 0); volumes]);
+        Self {
+            progress,
+            parts,
+            verifies: verify != Verify::None,
+        }
+    }
+
+    fn event(&self, volume: usize, event: &WipeEvent<'_>) -> ControlFlow<()> {
+        let mut parts = self.parts.lock();
+        let Some(part) = parts.get_mut(volume) else {
+            return ControlFlow::Continue(());
+        };
+        match *event {
+            WipeEvent::Begin {
+                stage,
+                pass,
+                passes,
+                total,
+                done,
+                ..
+            } => {
+                let count = u64::from(passes.max(1)) + u64::from(self.verifies);
+                let before = match stage {
+                    wipe::Stage::Overwrite => u64::from(pass.saturating_sub(1)),
+                    _ => u64::from(passes.max(1)),
+                };
+                *part = (
+                    before.saturating_mul(total),
+                    done,
+                    count.saturating_mul(total),
+                );
+            }
+            WipeEvent::Advanced { done } => part.1 = done,
+            _ => return ControlFlow::Continue(()),
+        }
+        let done = parts.iter().map(|part| part.0.saturating_add(part.1)).sum();
+        let total = parts.iter().map(|part| part.2).sum();
+        drop(parts);
+        self.progress.update(done, total)
+    }
+}
+
+impl Node {
+    fn wipe_journal(&self) -> Result<FileJournal> {
+        Ok(FileJournal::open(&self.state_dir().join("wipes"))?)
+    }
+
+    /// Where the node's certificates of wiping lie.
+    pub fn certificates_dir(&self) -> PathBuf {
+        self.state_dir().join("certificates")
+    }
+
+    fn issuer(&self) -> Result<Issuer> {
+        let key = self.state_dir().join("certificates.key");
+        // The node is who holds its key.
+        let public = cenote_pools::certificate::NodeKey::load_or_create(&key)
+            .map_err(wipe::Error::from)?
+            .public();
+        let name = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        let node = NodeIdentity {
+            name,
+            id: public.to_hex(),
+        };
+        Ok(Issuer::open(&self.certificates_dir(), &key, node).map_err(wipe::Error::from)?)
+    }
+
+    /// The key that checks the node's certificates; `None` before the first.
+    ///
+    /// # Errors
+    /// The key file cannot be read.
+    pub fn certificate_key(&self) -> Result<Option<PublicKey>> {
+        let key = self.state_dir().join("certificates.key");
+        if !key.exists() {
+            return Ok(None);
+        }
+        let key = cenote_pools::certificate::NodeKey::load_or_create(&key);
+        Ok(Some(key.map_err(wipe::Error::from)?.public()))
+    }
+
+    fn wipe_request(&self, info: &VolumeInfo, options: &WipeOptions) -> Result<WipeRequest> {
+        let format = self.trusted_format(info)?;
+        // Device nodes are links of the volume group; the wiper follows none.
+        let path = match info.kind {
+            VolumeKind::Block => {
+                fs::canonicalize(&info.path).map_err(|source| crate::Error::Io {
+                    action: "find",
+                    path: info.path.clone(),
+                    source,
+                })?
+            }
+            _ => info.path.clone(),
+        };
+        let afterwards = if options.delete {
+            Afterwards::Remove
+        } else {
+            Afterwards::Keep
+        };
+        Ok(WipeRequest {
+            volume: Some(info.id().to_string()),
+            algorithm: options.algorithm,
+            verify: options.verify,
+            best_effort: options.best_effort,
+            limit: options.limit,
+            chain: options.chain,
+            afterwards,
+            ..WipeRequest::new(path, format)
+        })
+    }
+
+    /// What [`Node::volumes_wipe`] would do.
+    ///
+    /// # Errors
+    /// Those of [`Node::volumes_wipe`] that come before anything is written,
+    /// except for the lack of a proof, which the plan's verdict tells.
+    pub fn volume_wipe_plan(&self, volume: &VolumeId, options: &WipeOptions) -> Result<wipe::Plan> {
+        let request = self.wipe_request(&self.volume(volume)?, options)?;
+        Ok(wipe::Plan::of(&request, &NodeUsage(self))?)
+    }
+
+    /// Overwrites volumes, `parallel` at a time, reads them back and certifies
+    /// them; takes up an interrupted wipe of the same volume and options. The
+    /// results are in the order of `volumes`.
+    ///
+    /// # Errors
+    /// For all: a volume is not there, or the node's records cannot be used.
+    /// For one: it is in use, others depend on it, a proof is not possible and
+    /// not waived, or it was stopped; then its record stays for
+    /// [`Node::wipe_resume`]. That bytes are left is no error: the report's
+    /// verdict says so.
+    pub fn volumes_wipe(
+        &self,
+        volumes: &[VolumeId],
+        options: &WipeOptions,
+        parallel: usize,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Result<Wiped>>> {
+        let mut requests = Vec::with_capacity(volumes.len());
+        for volume in volumes {
+            requests.push(self.wipe_request(&self.volume(volume)?, options)?);
+        }
+        let steps = Steps::new(progress, volumes.len(), options.verify);
+        let results = self.with_wiper(|wiper| {
+            Ok(wiper.wipe_all(&requests, parallel, &|volume, event| {
+                steps.event(volume, event)
+            }))
+        })?;
+        let finish = |result: wipe::Result<Wiped>| self.after_wipe(result?);
+        Ok(results.into_iter().map(finish).collect())
+    }
+
+    /// Interrupted wipes, oldest first.
+    ///
+    /// # Errors
+    /// Their records cannot be read.
+    pub fn wipes_pending(&self) -> Result<Vec<Pending>> {
+        if !self.state_dir().join("wipes").exists() {
+            return Ok(Vec::new());
+        }
+        let journal = self.wipe_journal()?;
+        Ok(Wiper::new(&journal, &NodeUsage(self)).pending()?)
+    }
+
+    /// Takes up an interrupted wipe.
+    ///
+    /// # Errors
+    /// There is none of that id, its volume is another now, or as
+    /// [`Node::volumes_wipe`].
+    pub fn wipe_resume(&self, id: &str, progress: &dyn Progress) -> Result<Wiped> {
+        let steps = Steps::new(progress, 1, Verify::All);
+        let observer = |event: &WipeEvent<'_>| steps.event(0, event);
+        self.with_wiper(|wiper| wiper.resume(id, &observer))
+            .and_then(|wiped| self.after_wipe(wiped))
+    }
+
+    /// Drops the record of an interrupted wipe; the volume stays as it is.
+    ///
+    /// # Errors
+    /// There is none of that id.
+    pub fn wipe_forget(&self, id: &str) -> Result<()> {
+        let journal = self.wipe_journal()?;
+        Ok(Wiper::new(&journal, &NodeUsage(self)).forget(id)?)
+    }
+
+    fn with_wiper<T>(&self, work: impl FnOnce(&Wiper<'_>) -> wipe::Result<T>) -> Result<T> {
+        let journal = self.wipe_journal()?;
+        let issuer = self.issuer()?;
+        let usage = NodeUsage(self);
+        Ok(work(&Wiper::new(&journal, &usage).with_notary(&issuer))?)
+    }
+
+    /// A deleted volume leaves the node's records as well.
+    fn after_wipe(&self, wiped: Wiped) -> Result<Wiped> {
+        let report = &wiped.report;
+        let removed =
+            report.request.afterwards == Afterwards::Remove && !report.verdict.is_failed();
+        let named = report
+            .request
+            .volume
+            .as_deref()
+            .and_then(|name| name.split_once('/'));
+        if let (true, Some((pool, name))) = (removed, named) {
+            let volume = VolumeId::new(pool, name);
+            match self.volume(&volume) {
+                // A logical volume is a device until its group lets go of it.
+                Ok(info) if info.kind == VolumeKind::Block => self.volume_delete(&volume)?,
+                _ => records::remove(self.state(), &volume)?,
+            }
+        }
+        Ok(wiped)
+    }
+}
