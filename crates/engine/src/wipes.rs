@@ -4,21 +4,18 @@
 //! database: it holds a secret that must be overwritten in place when the wipe
 //! ends, which a database file cannot promise.
 
-use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cenote_pools::certificate::{Issuer, NodeIdentity, PublicKey};
 use cenote_pools::wipe::{
-    self, Afterwards, Algorithm, FileJournal, Pending, Usage, Verify, WipeEvent, WipeRequest,
-    Wiped, Wiper,
+    self, Afterwards, Algorithm, Pending, Verify, WipeEvent, WipeRequest, Wiped, Wiper,
 };
-use cenote_pools::{Progress, VolumeId, VolumeInfo, VolumeKind};
+use cenote_pools::{Progress, VolumeId, VolumeKind};
 use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::node::Node;
-use crate::records;
 
 /// How to wipe a volume.
 #[derive(Debug, Clone, Default)]
@@ -35,38 +32,6 @@ pub struct WipeOptions {
     pub chain: bool,
     /// Delete the volume when it is wiped.
     pub delete: bool,
-}
-
-/// Answers for the wiper from pools and whoever uses volumes.
-struct NodeUsage<'a>(&'a Node);
-
-impl Usage for NodeUsage<'_> {
-    fn dependents(&self, path: &Path, besides: &[PathBuf]) -> wipe::Result<Vec<String>> {
-        let unknown = |error: crate::Error| wipe::Error::UsageUnknown {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        };
-        let mut names = Vec::new();
-        for volume in self.0.dependents_of(path).map_err(unknown)? {
-            let info = self.0.volume(&volume).map_err(unknown)?;
-            let real = fs::canonicalize(&info.path).unwrap_or(info.path);
-            let same = |other: &PathBuf| fs::canonicalize(other).is_ok_and(|other| other == real);
-            if !besides.iter().any(same) {
-                names.push(volume.to_string());
-            }
-        }
-        Ok(names)
-    }
-
-    fn domains(&self, path: &Path) -> wipe::Result<Vec<String>> {
-        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        Ok(self
-            .0
-            .usages()
-            .iter()
-            .flat_map(|usage| usage.users(&real))
-            .collect())
-    }
 }
 
 /// One number over the passes and verifications of all volumes, for a bar.
@@ -124,10 +89,6 @@ impl<'a> Steps<'a> {
 }
 
 impl Node {
-    fn wipe_journal(&self) -> Result<FileJournal> {
-        Ok(FileJournal::open(&self.state_dir().join("wipes"))?)
-    }
-
     /// Where the node's certificates of wiping lie.
     pub fn certificates_dir(&self) -> PathBuf {
         self.state_dir().join("certificates")
@@ -163,33 +124,20 @@ impl Node {
         Ok(Some(key.map_err(wipe::Error::from)?.public()))
     }
 
-    fn wipe_request(&self, info: &VolumeInfo, options: &WipeOptions) -> Result<WipeRequest> {
-        let format = self.trusted_format(info)?;
-        // Device nodes are links of the volume group; the wiper follows none.
-        let path = match info.kind {
-            VolumeKind::Block => {
-                fs::canonicalize(&info.path).map_err(|source| crate::Error::Io {
-                    action: "find",
-                    path: info.path.clone(),
-                    source,
-                })?
-            }
-            _ => info.path.clone(),
-        };
+    fn wipe_as(&self, volume: &VolumeId, options: &WipeOptions) -> Result<WipeRequest> {
         let afterwards = if options.delete {
             Afterwards::Remove
         } else {
             Afterwards::Keep
         };
         Ok(WipeRequest {
-            volume: Some(info.id().to_string()),
             algorithm: options.algorithm,
             verify: options.verify,
             best_effort: options.best_effort,
             limit: options.limit,
             chain: options.chain,
             afterwards,
-            ..WipeRequest::new(path, format)
+            ..self.wipe_request(volume)?
         })
     }
 
@@ -199,8 +147,8 @@ impl Node {
     /// Those of [`Node::volumes_wipe`] that come before anything is written,
     /// except for the lack of a proof, which the plan's verdict tells.
     pub fn volume_wipe_plan(&self, volume: &VolumeId, options: &WipeOptions) -> Result<wipe::Plan> {
-        let request = self.wipe_request(&self.volume(volume)?, options)?;
-        Ok(wipe::Plan::of(&request, &NodeUsage(self))?)
+        let request = self.wipe_as(volume, options)?;
+        Ok(wipe::Plan::of(&request, self)?)
     }
 
     /// Overwrites volumes, `parallel` at a time, reads them back and certifies
@@ -222,7 +170,7 @@ impl Node {
     ) -> Result<Vec<Result<Wiped>>> {
         let mut requests = Vec::with_capacity(volumes.len());
         for volume in volumes {
-            requests.push(self.wipe_request(&self.volume(volume)?, options)?);
+            requests.push(self.wipe_as(volume, options)?);
         }
         let steps = Steps::new(progress, volumes.len(), options.verify);
         let results = self.with_wiper(|wiper| {
@@ -243,7 +191,7 @@ impl Node {
             return Ok(Vec::new());
         }
         let journal = self.wipe_journal()?;
-        Ok(Wiper::new(&journal, &NodeUsage(self)).pending()?)
+        Ok(Wiper::new(&journal, self).pending()?)
     }
 
     /// Takes up an interrupted wipe.
@@ -264,14 +212,13 @@ impl Node {
     /// There is none of that id.
     pub fn wipe_forget(&self, id: &str) -> Result<()> {
         let journal = self.wipe_journal()?;
-        Ok(Wiper::new(&journal, &NodeUsage(self)).forget(id)?)
+        Ok(Wiper::new(&journal, self).forget(id)?)
     }
 
     fn with_wiper<T>(&self, work: impl FnOnce(&Wiper<'_>) -> wipe::Result<T>) -> Result<T> {
         let journal = self.wipe_journal()?;
         let issuer = self.issuer()?;
-        let usage = NodeUsage(self);
-        Ok(work(&Wiper::new(&journal, &usage).with_notary(&issuer))?)
+        Ok(work(&Wiper::new(&journal, self).with_notary(&issuer))?)
     }
 
     /// A deleted volume leaves the node's records as well.
@@ -289,7 +236,7 @@ impl Node {
             match self.volume(&volume) {
                 // A logical volume is a device until its group lets go of it.
                 Ok(info) if info.kind == VolumeKind::Block => self.volume_delete(&volume)?,
-                _ => records::remove(self.state(), &volume)?,
+                _ => self.volume_wiped_away(&volume)?,
             }
         }
         Ok(wiped)

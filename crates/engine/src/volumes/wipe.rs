@@ -1,11 +1,10 @@
 //! What wiping needs to know of the node: formats, dependents and users of
 //! volumes, and a folder for its records.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
-use cenote_pools::VolumeId;
 use cenote_pools::wipe::{Error as WipeError, FileJournal, Usage, WipeRequest};
+use cenote_pools::{VolumeId, VolumeKind};
 
 use crate::error::Result;
 use crate::node::Node;
@@ -20,7 +19,13 @@ impl Node {
     /// There is no such volume, or its format is not trusted.
     pub fn wipe_request(&self, volume: &VolumeId) -> Result<WipeRequest> {
         let info = self.volume(volume)?;
-        let mut request = WipeRequest::new(&info.path, self.trusted_format(&info)?);
+        let format = self.trusted_format(&info)?;
+        // Device nodes are links of the volume group; wiping follows none.
+        let path = match info.kind {
+            VolumeKind::Block => std::fs::canonicalize(&info.path).unwrap_or(info.path.clone()),
+            _ => info.path.clone(),
+        };
+        let mut request = WipeRequest::new(path, format);
         request.volume = Some(info.id().to_string());
         Ok(request)
     }
@@ -54,7 +59,8 @@ impl Usage for Node {
         let mut named = Vec::new();
         for id in dependents {
             let info = self.volume(&id).map_err(|error| unknown(path, &error))?;
-            if !besides.contains(&info.path) {
+            let real = |path: &Path| std::fs::canonicalize(path).unwrap_or(path.to_owned());
+            if !besides.iter().any(|other| real(other) == real(&info.path)) {
                 named.push(id.to_string());
             }
         }
@@ -72,9 +78,8 @@ impl Usage for Node {
 }
 
 fn unknown(path: &Path, error: &crate::error::Error) -> WipeError {
-    WipeError::Io {
+    WipeError::UsageUnknown {
         path: path.to_owned(),
-        action: "find out what stands on",
-        source: io::Error::other(error.to_string()),
+        reason: error.to_string(),
     }
 }
