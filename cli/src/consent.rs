@@ -23,7 +23,11 @@ pub enum Level {
     TypeName,
 }
 
-/// What the command line says about agreement; part of every command that changes something.
+// What the command line says about agreement; part of every command that changes something.
+#[allow(
+    missing_docs,
+    reason = "clap would make a doc comment the description of every such command"
+)]
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Change options")]
 pub struct Consent {

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::HashMap;
+
 use cenote::verb::Kind;
 use cenote::verbs;
 use common::{Cenote, run, text, tool};
@@ -10,8 +12,13 @@ use common::{Cenote, run, text, tool};
 fn both_spellings_print_the_same_help() {
     let cenote = Cenote::new();
     let mut pairs = 0;
+    let mut descriptions = HashMap::new();
     for entry in verbs::all() {
         let flat = cenote.run(&format!("{} --help", entry.name)).ok();
+        let description = flat.stdout.lines().next().unwrap_or_default().to_owned();
+        if let Some(other) = descriptions.insert(description, entry.name) {
+            panic!("{} and {other} are described alike: {flat:?}", entry.name);
+        }
         assert!(
             flat.stdout.contains("Examples:\n"),
             "{}: {flat:?}",
