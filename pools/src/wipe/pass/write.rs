@@ -179,7 +179,16 @@ impl<'a> Writer<'a> {
             self.queue.submit(request).map_err(ring_error)?;
             return Ok(Flow::Continue);
         }
-        // The odd rest of a file, past any alignment a ring could write.
+        // The odd rest of a file, past any alignment a ring could write. It goes
+        // through the page cache, where the page it makes dirty may reach back
+        // over blocks that are still being written directly; the kernel would
+        // report that clash at the next sync as lost data.
+        while self.queue.in_flight() > 0 {
+            if self.end_one(supply, hooks)? == Flow::Stop {
+                supply.take_back(request.lease);
+                return Ok(Flow::Stop);
+            }
+        }
         self.mark.next = chunk.position + chunk.length as u64;
         let result = match &request.lease {
             Lease::Own(buffer) => self
