@@ -339,6 +339,10 @@ op_resize() {
     [ "$S" -ge "${size[$V]}" ] || shrink=(--shrink)
     cenote vol-resize "$V" "$S" --pool default "${shrink[@]}" --yes
     qemu-img resize -q -f "${format[$V]}" "${shrink[@]}" "$mirror/$V" "$S"
+    # qemu-img shows again what a smaller size once cut off inside a cluster; ours is zero.
+    if [ "$S" -gt "${size[$V]}" ]; then
+        qemu-io -f "${format[$V]}" -c "write -q -z ${size[$V]} $((S - ${size[$V]}))" "$mirror/$V"
+    fi
     size[$V]=$S
     touched+=("$V")
 }
