@@ -32,26 +32,26 @@ fn runs(image: &str, vcpus: u8, memory: u64) {
 }
 
 #[test]
-#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
 fn the_cloud_kernel_boots_from_a_bzimage() {
     runs("vmlinuz-cloud", 1, 256 * MIB);
 }
 
 #[test]
-#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
 fn the_cloud_kernel_boots_by_pvh_with_two_processors() {
     runs("vmlinux-cloud", 2, 256 * MIB);
 }
 
 #[test]
-#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
 fn the_generic_kernel_boots_in_both_forms() {
     runs("vmlinuz-generic", 2, 256 * MIB);
     runs("vmlinux-generic", 1, 256 * MIB);
 }
 
 #[test]
-#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
 fn a_kernel_that_panics_and_restarts_is_a_reset() {
     let mut guest = Guest::kernel("vmlinux-cloud", "echo c >/proc/sysrq-trigger", 1, 256 * MIB);
     guest.description["on_reset"] = json!("exit");
@@ -61,7 +61,7 @@ fn a_kernel_that_panics_and_restarts_is_a_reset() {
 }
 
 #[test]
-#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
 fn a_reboot_starts_the_kernel_again() {
     let guest = Guest::kernel("vmlinux-cloud", "reboot -f", 1, 256 * MIB);
     let monitor = Monitor::start(&guest, &[]);
@@ -74,7 +74,7 @@ fn a_reboot_starts_the_kernel_again() {
 
 /// A guest counts; the count goes on after pause, after save, and after each of three restores.
 #[test]
-#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
 fn a_saved_kernel_goes_on_counting_three_times() {
     let command = "i=0; while :; do echo count $i; i=$((i+1)); sleep 0.1; done";
     let guest = Guest::kernel("vmlinux-cloud", command, 2, 256 * MIB);
@@ -114,14 +114,14 @@ fn a_saved_kernel_goes_on_counting_three_times() {
 
 /// Memory goes on beyond the PCI hole, and the kernel uses it.
 #[test]
-#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
 fn more_than_4_gib_of_memory_is_used() {
     runs("vmlinux-cloud", 2, 5 << 30);
 }
 
 /// The kernel is told of the power button by its interrupt.
 #[test]
-#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
 fn the_power_button_reaches_the_guest() {
     // The driver, a module of the initramfs, has enabled the button; the file counts its events.
     let command = "f=/sys/firmware/acpi/interrupts/ff_pwr_btn; cat $f; echo armed; \
