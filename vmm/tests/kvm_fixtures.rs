@@ -186,7 +186,7 @@ fn a_saved_guest_goes_on_three_times_from_the_same_file() {
     let monitor = Monitor::start(&guest, &[]);
     wait_for("output", || monitor.output().len() > 40);
     let file = guest.folder.path().join("saved");
-    monitor.call("save", json!({"path": file, "end": true}));
+    monitor.client().save(&file, true).unwrap();
     let ended = monitor.wait();
     assert_eq!(ended.cause(), "saved");
     assert_alphabet(&ended.output, b'a');
@@ -227,6 +227,11 @@ fn the_control_socket_answers_nonsense_with_errors() {
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"save","params":{"path":"x"}}"#,
             -32602,
+        ),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"save"}"#, -32602),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"save","descriptors":1}"#,
+            -32600,
         ),
     ] {
         assert_eq!(monitor.send(line)["error"]["code"], code, "{line}");

@@ -78,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<u8, Box<dyn Error>> {
     let machine = Machine::build(&host, &description, saved.as_ref())?;
     drop(saved);
     if let Some(path) = &description.control {
-        control::listen(path, machine.remote())?;
+        control::serve(control::bind(path)?, machine.remote())?;
     }
     let report = machine.run(arguments.paused);
     if let Some(path) = &description.control {

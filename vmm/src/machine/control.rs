@@ -1,26 +1,29 @@
 //! The control socket: JSON-RPC 2.0, one request per line, over a Unix socket.
 //!
 //! Methods: `status`, `pause`, `resume`, `shutdown` (the power button), `reset`, `quit` without
-//! parameters, and `save` with `{"path": FILE, "end": BOOL}` (`end` ends the monitor afterwards;
-//! without it the machine goes on). Each answers with the machine's [`Status`](super::Status)
-//! after it was carried out.
+//! parameters, and `save` with `{"end": BOOL}` and one descriptor (`end` ends the monitor
+//! afterwards; without it the machine goes on). Each answers with the machine's
+//! [`Status`] after it was carried out.
+//!
+//! The monitor opens nothing by name once it runs. What a request needs opened comes with it: the
+//! sender attaches open descriptors to the request's bytes (`SCM_RIGHTS`) and says in the
+//! request's member `descriptors` how many are its own. [`Client`](super::Client) does both.
 
-use super::{Command, Remote};
+mod connection;
+
+use super::{Command, CommandError, Remote, Status};
+use connection::Connection;
+pub(super) use connection::MOST_DESCRIPTORS;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
+    fs::File,
     io,
-    os::unix::fs::PermissionsExt as _,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     thread,
 };
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{UnixListener, UnixStream},
-};
-
-/// The longest request, in bytes.
-const LONGEST: u64 = 64 * 1024;
+use tokio::net::{UnixListener, UnixStream};
 
 const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
@@ -42,13 +45,14 @@ pub enum ControlError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The socket cannot be served.
+    #[error("the control socket cannot be served")]
+    Serve(#[source] io::Error),
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
 struct SaveParameters {
-    path: PathBuf,
-    #[serde(default)]
     end: bool,
 }
 
@@ -61,15 +65,20 @@ struct Request {
     method: String,
     #[serde(default)]
     params: Option<Value>,
+    /// How many of the descriptors that came are this request's.
+    #[serde(default)]
+    descriptors: usize,
 }
 
-/// Listens at `path` (readable and writable by its owner only) and serves `remote` from a thread
-/// of its own, for as long as the process lives. A socket that a killed monitor has left behind
-/// is replaced.
+/// A request that is not carried out: JSON-RPC's code and a text.
+type Refusal = (i32, String);
+
+/// Binds a socket at `path`, readable and writable by its owner only. A socket that an earlier
+/// monitor has left behind is replaced.
 ///
 /// # Errors
 /// [`ControlError`].
-pub fn listen(path: &Path, remote: Remote) -> Result<(), ControlError> {
+pub fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, ControlError> {
     let bind = |source| ControlError::Bind {
         path: path.to_owned(),
         source,
@@ -85,18 +94,29 @@ pub fn listen(path: &Path, remote: Remote) -> Result<(), ControlError> {
     }
     let listener = std::os::unix::net::UnixListener::bind(path).map_err(bind)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(bind)?;
-    listener.set_nonblocking(true).map_err(bind)?;
+    Ok(listener)
+}
+
+/// Serves `remote` on `listener` from a thread of its own, for as long as the process lives.
+///
+/// # Errors
+/// [`ControlError::Serve`].
+pub fn serve(
+    listener: std::os::unix::net::UnixListener,
+    remote: Remote,
+) -> Result<(), ControlError> {
+    listener
+        .set_nonblocking(true)
+        .map_err(ControlError::Serve)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
-        .max_blocking_threads(4)
-        .thread_stack_size(128 * 1024)
         .build()
-        .map_err(bind)?;
+        .map_err(ControlError::Serve)?;
     thread::Builder::new()
         .name("control".to_owned())
         .stack_size(256 * 1024)
         .spawn(move || runtime.block_on(accept(listener, remote)))
-        .map_err(bind)?;
+        .map_err(ControlError::Serve)?;
     Ok(())
 }
 
@@ -111,7 +131,7 @@ async fn accept(listener: std::os::unix::net::UnixListener, remote: Remote) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(serve(stream, remote.clone()));
+                tokio::spawn(answer_all(stream, remote.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "a control connection was not accepted");
@@ -121,36 +141,47 @@ async fn accept(listener: std::os::unix::net::UnixListener, remote: Remote) {
     }
 }
 
-async fn serve(stream: UnixStream, remote: Remote) {
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
+async fn answer_all(stream: UnixStream, remote: Remote) {
+    let mut connection = Connection::new(stream);
     loop {
-        let mut line = Vec::new();
-        let read = (&mut reader)
-            .take(LONGEST)
-            .read_until(b'\n', &mut line)
-            .await;
-        match read {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-        let whole = line.last() == Some(&b'\n');
-        let remote = remote.clone();
-        // The machine answers when it has done what was asked, which may take a while.
-        let answer = tokio::task::spawn_blocking(move || answer(&line, &remote)).await;
-        let Ok(mut text) = answer else { return };
+        let line = match connection.line().await {
+            Ok(Some(line)) => line,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a control connection is closed");
+                return;
+            }
+        };
+        let mut text = answer(&line, &mut connection, &remote).await;
         text.push('\n');
-        if writer.write_all(text.as_bytes()).await.is_err() || !whole {
+        if connection.send(text.as_bytes()).await.is_err() || line.last() != Some(&b'\n') {
             return;
         }
     }
 }
 
-fn answer(line: &[u8], remote: &Remote) -> String {
+async fn answer(line: &[u8], connection: &mut Connection, remote: &Remote) -> String {
     let (id, result) = match serde_json::from_slice::<Request>(line) {
-        Err(error) if error.is_data() => (Value::Null, Err((INVALID_REQUEST, error.to_string()))),
-        Err(error) => (Value::Null, Err((PARSE_ERROR, error.to_string()))),
-        Ok(request) => (request.id.clone(), carry_out(&request, remote)),
+        Err(error) => {
+            // Nobody knows how many of the descriptors belonged to it.
+            connection.close_descriptors();
+            let code = if error.is_data() {
+                INVALID_REQUEST
+            } else {
+                PARSE_ERROR
+            };
+            (Value::Null, Err((code, error.to_string())))
+        }
+        Ok(request) => {
+            let result = match connection.take(request.descriptors) {
+                Some(descriptors) => carry_out(&request, descriptors, remote).await,
+                None => Err((
+                    INVALID_REQUEST,
+                    format!("{} descriptors did not come", request.descriptors),
+                )),
+            };
+            (request.id, result)
+        }
     };
     match result {
         Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
@@ -161,50 +192,92 @@ fn answer(line: &[u8], remote: &Remote) -> String {
     .to_string()
 }
 
-fn carry_out(request: &Request, remote: &Remote) -> Result<Value, (i32, String)> {
+async fn carry_out(
+    request: &Request,
+    descriptors: Vec<OwnedFd>,
+    remote: &Remote,
+) -> Result<Value, Refusal> {
     if request.jsonrpc != "2.0" {
         return Err((INVALID_REQUEST, "\"jsonrpc\" is to be \"2.0\"".to_owned()));
     }
     let command = match request.method.as_str() {
-        "status" => Command::Status,
-        "pause" => Command::Pause,
-        "resume" => Command::Resume,
-        "shutdown" => Command::PowerButton,
-        "reset" => Command::Reset,
-        "quit" => Command::Quit,
-        "save" => return save(request, remote),
+        "status" => plain(Command::Status, request, &descriptors)?,
+        "pause" => plain(Command::Pause, request, &descriptors)?,
+        "resume" => plain(Command::Resume, request, &descriptors)?,
+        "shutdown" => plain(Command::PowerButton, request, &descriptors)?,
+        "reset" => plain(Command::Reset, request, &descriptors)?,
+        "quit" => plain(Command::Quit, request, &descriptors)?,
+        "save" => save(request, descriptors)?,
         other => return Err((METHOD_NOT_FOUND, format!("there is no method '{other}'"))),
     };
-    match &request.params {
-        None | Some(Value::Null) => {}
-        Some(Value::Object(map)) if map.is_empty() => {}
-        Some(Value::Array(list)) if list.is_empty() => {}
-        Some(_) => {
-            return Err((
-                INVALID_PARAMS,
-                format!("'{}' has no parameters", request.method),
-            ));
-        }
-    }
-    call(command, remote)
-}
-
-fn save(request: &Request, remote: &Remote) -> Result<Value, (i32, String)> {
-    let parameters = request.params.clone().unwrap_or_default();
-    let SaveParameters { path, end } = serde_json::from_value(parameters)
-        .map_err(|error| (INVALID_PARAMS, format!("'save': {error}")))?;
-    if !path.is_absolute() {
-        return Err((
-            INVALID_PARAMS,
-            "'save': the path is to be absolute".to_owned(),
-        ));
-    }
-    call(Command::Save { path, end }, remote)
-}
-
-fn call(command: Command, remote: &Remote) -> Result<Value, (i32, String)> {
-    let status = remote
-        .call(command)
+    let status = call(command, remote)
+        .await
         .map_err(|error| (FAILED, error.to_string()))?;
     serde_json::to_value(status).map_err(|error| (FAILED, error.to_string()))
 }
+
+/// `command`, if the request brings nothing that it does not take.
+fn plain(command: Command, request: &Request, descriptors: &[OwnedFd]) -> Result<Command, Refusal> {
+    let empty = match &request.params {
+        None | Some(Value::Null) => true,
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(Value::Array(list)) => list.is_empty(),
+        Some(_) => false,
+    };
+    let method = &request.method;
+    if !empty {
+        return Err((INVALID_PARAMS, format!("'{method}' has no parameters")));
+    }
+    if !descriptors.is_empty() {
+        return Err((INVALID_PARAMS, format!("'{method}' takes no descriptors")));
+    }
+    Ok(command)
+}
+
+/// The parameters of a request; none is as good as an empty object.
+fn parameters<T: serde::de::DeserializeOwned + Default>(request: &Request) -> Result<T, Refusal> {
+    match &request.params {
+        None | Some(Value::Null) => Ok(T::default()),
+        Some(parameters) => serde_json::from_value(parameters.clone())
+            .map_err(|error| (INVALID_PARAMS, format!("'{}': {error}", request.method))),
+    }
+}
+
+/// Exactly `N` descriptors, or what the request should have brought.
+fn exactly<const N: usize>(
+    request: &Request,
+    descriptors: Vec<OwnedFd>,
+    what: &str,
+) -> Result<[OwnedFd; N], Refusal> {
+    <[OwnedFd; N]>::try_from(descriptors).map_err(|came| {
+        let text = format!(
+            "'{}' takes {what}; {} descriptors came with the request",
+            request.method,
+            came.len()
+        );
+        (INVALID_PARAMS, text)
+    })
+}
+
+fn save(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Command, Refusal> {
+    let SaveParameters { end } = parameters(request)?;
+    let [file] = exactly(request, descriptors, "one descriptor of a file to write to")?;
+    let file = File::from(file);
+    Ok(Command::Save { file, end })
+}
+
+/// Waits until the command is carried out, without holding up other connections.
+async fn call(command: Command, remote: &Remote) -> Result<Status, CommandError> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    remote.send(
+        command,
+        Box::new(|reply| {
+            // Whoever asked may have gone away.
+            let _ = sender.send(reply);
+        }),
+    )?;
+    receiver.await.unwrap_or(Err(CommandError::Ended))
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 
 mod board;
 mod build;
+mod client;
 mod clock;
 mod console;
 pub mod control;
@@ -19,6 +20,7 @@ mod timers;
 
 pub use board::{Board, BoardConfig, BoardError, Wiring};
 pub use build::BuildError;
+pub use client::{Client, ClientError, MOST_DESCRIPTORS};
 pub use description::{
     BootDescription, CharDevice, CpuDescription, CpuModel, Description, DescriptionError,
     FileSource, MOST_VCPUS, OnReset, SerialDescription, VERSION,

@@ -22,7 +22,6 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::VecDeque,
     fs::File,
-    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender},
@@ -47,7 +46,7 @@ pub enum RunState {
 }
 
 /// What can be asked of a machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Command {
     /// Tell the status.
     Status,
@@ -61,8 +60,8 @@ pub enum Command {
     Reset,
     /// Save the machine to a file. The guest stands still meanwhile.
     Save {
-        /// The file, replaced only when everything is on disk.
-        path: PathBuf,
+        /// The file, open for writing; what is in it is lost.
+        file: File,
         /// End the monitor afterwards.
         end: bool,
     },
@@ -96,10 +95,11 @@ pub enum CommandError {
     Failed(String),
 }
 
-type Reply = Result<Status, CommandError>;
+/// What is done with a command's outcome, on the machine's thread.
+pub(super) type Reply = Box<dyn FnOnce(Result<Status, CommandError>) + Send>;
 
 pub(super) enum Message {
-    Command(Command, Sender<Reply>),
+    Command(Command, Reply),
     Event(MachineEvent),
     Stopped { vcpu: u8, exit: Exit },
 }
@@ -114,18 +114,31 @@ impl Remote {
     /// # Errors
     /// [`CommandError`].
     pub fn call(&self, command: Command) -> Result<Status, CommandError> {
-        let (reply, answer) = mpsc::channel();
+        let (sender, answer) = mpsc::channel();
+        self.send(
+            command,
+            Box::new(move |outcome| {
+                // Whoever asked may have gone away.
+                let _ = sender.send(outcome);
+            }),
+        )?;
+        answer.recv().unwrap_or(Err(CommandError::Ended))
+    }
+
+    /// Sends a command; `reply` is called with its outcome, or dropped if the machine ends.
+    ///
+    /// # Errors
+    /// [`CommandError::Ended`].
+    pub(super) fn send(&self, command: Command, reply: Reply) -> Result<(), CommandError> {
         self.0
             .send(Message::Command(command, reply))
-            .map_err(|_| CommandError::Ended)?;
-        answer.recv().unwrap_or(Err(CommandError::Ended))
+            .map_err(|_| CommandError::Ended)
     }
 
     /// Sends a command and does not wait.
     pub fn post(&self, command: Command) {
-        let (reply, _) = mpsc::channel();
         // The machine has ended, which is what matters to nobody who does not wait.
-        let _ = self.0.send(Message::Command(command, reply));
+        let _ = self.send(command, Box::new(|_| {}));
     }
 }
 
@@ -265,7 +278,7 @@ impl Machine {
                 },
             };
             let next = match message {
-                Message::Command(command, reply) => self.obey(command, &reply),
+                Message::Command(command, reply) => self.obey(command, reply),
                 Message::Event(event) => self.react(event),
                 Message::Stopped { vcpu, exit } => self.stopped(vcpu, exit),
             };
@@ -277,7 +290,7 @@ impl Machine {
         }
     }
 
-    fn obey(&mut self, command: Command, reply: &Sender<Reply>) -> Result<Next, MachineError> {
+    fn obey(&mut self, command: Command, reply: Reply) -> Result<Next, MachineError> {
         match command {
             Command::Status => {}
             Command::Pause => self.pause(),
@@ -285,34 +298,33 @@ impl Machine {
             Command::PowerButton => self.board.power.lock().push_power_button(),
             Command::Reset => {
                 if let Err(error) = self.reset() {
-                    let _ = reply.send(Err(CommandError::Failed(describe(&error))));
+                    reply(Err(CommandError::Failed(describe(&error))));
                     return Err(error);
                 }
             }
-            Command::Save { path, end } => {
+            Command::Save { file, end } => {
                 let was_running = self.running;
                 self.pause();
-                let saved = self.save(&path);
+                let saved = self.save(&file);
                 if was_running && !(end && saved.is_ok()) {
                     self.resume();
                 }
                 if end && saved.is_ok() {
-                    let _ = reply.send(Ok(self.status()));
+                    reply(Ok(self.status()));
                     return Ok(Next::End(ExitCause::Saved, None));
                 }
                 if let Err(error) = saved {
                     // The machine is as it was and goes on.
-                    let _ = reply.send(Err(CommandError::Failed(describe(&error))));
+                    reply(Err(CommandError::Failed(describe(&error))));
                     return Ok(Next::Continue);
                 }
             }
             Command::Quit => {
-                let _ = reply.send(Ok(self.status()));
+                reply(Ok(self.status()));
                 return Ok(Next::End(ExitCause::Quit, None));
             }
         }
-        // Whoever asked may have gone away.
-        let _ = reply.send(Ok(self.status()));
+        reply(Ok(self.status()));
         Ok(Next::Continue)
     }
 
@@ -428,9 +440,9 @@ impl Machine {
     }
 
     /// Saves the machine, which is paused.
-    fn save(&self, path: &Path) -> Result<(), MachineError> {
+    fn save(&self, file: &File) -> Result<(), MachineError> {
         let state = self.state()?;
-        Ok(snapshot::write(path, &state, self.vm.memory())?)
+        Ok(snapshot::write(file, &state, self.vm.memory())?)
     }
 
     fn state(&self) -> Result<MachineState, MachineError> {

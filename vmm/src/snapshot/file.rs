@@ -27,7 +27,7 @@ const LARGEST_STATE: u64 = 64 << 20;
 /// Why a machine was not saved or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// Reading or writing failed.
+    /// Reading failed.
     #[error("saved state {path}: {action} failed")]
     Io {
         /// The file.
@@ -37,6 +37,17 @@ pub enum SnapshotError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Saving failed.
+    #[error("the machine was not saved: {action} failed")]
+    Write {
+        /// What was being done to the file.
+        action: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// What was given to save to is a pipe, a socket or a device.
+    #[error("the machine was not saved: it can only be saved to a regular file")]
+    NoFile,
     /// It is something else.
     #[error("the file is no saved machine")]
     Magic,
@@ -83,42 +94,17 @@ fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> SnapshotEr
     }
 }
 
-/// Saves a machine to `path`, replacing what is there only when everything is on disk. The
-/// machine is paused.
+/// Saves a machine, which is paused, to `file`, whose earlier content is lost.
 ///
 /// # Errors
-/// [`SnapshotError`]; then `path` is as it was.
-pub fn write(path: &Path, state: &MachineState, memory: &GuestMemory) -> Result<(), SnapshotError> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    let result = write_new(&beside, state, memory).and_then(|()| {
-        std::fs::rename(&beside, path).map_err(failed(path, "moving it into place"))?;
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))
-            .and_then(|folder| folder.sync_all())
-            .map_err(failed(path, "making it durable"))
-    });
-    if result.is_err() {
-        // Half a file is of no use; that it cannot be removed changes nothing about the failure.
-        let _ = std::fs::remove_file(&beside);
+/// [`SnapshotError`]; what is in `file` is then of no use.
+pub fn write(file: &File, state: &MachineState, memory: &GuestMemory) -> Result<(), SnapshotError> {
+    let io = |action| move |source| SnapshotError::Write { action, source };
+    if !file.metadata().map_err(io("looking at it"))?.is_file() {
+        return Err(SnapshotError::NoFile);
     }
-    result
-}
-
-fn write_new(path: &Path, state: &MachineState, memory: &GuestMemory) -> Result<(), SnapshotError> {
-    let io = |action| failed(path, action);
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(io("creating"))?;
+    // Pages of zeros are not written, so nothing may be there before.
+    file.set_len(0).map_err(io("emptying it"))?;
     let mut offset = PAGE;
     let mut regions = Vec::new();
     let mut checksums = Vec::new();
@@ -128,7 +114,7 @@ fn write_new(path: &Path, state: &MachineState, memory: &GuestMemory) -> Result<
             length: region.len(),
             offset,
         };
-        write_region(&file, path, region, &placed, &mut checksums)?;
+        write_region(file, region, &placed, &mut checksums)?;
         offset += region.len();
         regions.push(placed);
     }
@@ -156,7 +142,6 @@ fn write_new(path: &Path, state: &MachineState, memory: &GuestMemory) -> Result<
 /// Writes the pages of a region that are not zero, and adds the region's checksums.
 fn write_region(
     file: &File,
-    path: &Path,
     region: &GuestRegionMmap<AtomicBitmap>,
     placed: &Region,
     checksums: &mut Vec<u8>,
@@ -171,7 +156,10 @@ fn write_region(
         for (index, page) in (0u64..).zip(piece.chunks(PAGE as usize)) {
             if page.iter().any(|byte| *byte != 0) {
                 file.write_all_at(page, placed.offset + at + index * PAGE)
-                    .map_err(failed(path, "writing"))?;
+                    .map_err(|source| SnapshotError::Write {
+                        action: "writing",
+                        source,
+                    })?;
             }
         }
         at += length as u64;
@@ -324,18 +312,21 @@ mod tests {
         memory
             .write_slice(b"last", GuestAddress((64 << 20) - 4))
             .unwrap();
-        let vm = serde_json::to_value(blank_vm()).unwrap();
-        let state = MachineState {
+        let path = folder.join("state");
+        let file = File::create_new(&path).unwrap();
+        write(&file, &blank(layout), &memory).unwrap();
+        path
+    }
+
+    fn blank(layout: MemoryLayout) -> MachineState {
+        MachineState {
             version: STATE_VERSION,
             layout,
-            vm: serde_json::from_value(vm).unwrap(),
+            vm: blank_vm(),
             vcpus: Vec::new(),
             devices: BTreeMap::new(),
             resets: 3,
-        };
-        let path = folder.join("state");
-        write(&path, &state, &memory).unwrap();
-        path
+        }
     }
 
     fn blank_vm() -> crate::kvm::VmState {
@@ -425,22 +416,38 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_save_leaves_the_old_file() {
+    fn a_file_may_be_saved_to_twice_and_a_pipe_never() {
         let folder = tempfile::tempdir().unwrap();
         let path = saved(folder.path());
-        let before = std::fs::read(&path).unwrap();
-        // The name beside is taken by a folder.
-        std::fs::create_dir(folder.path().join("state.new")).unwrap();
         let layout = MemoryLayout::new(4 << 20).unwrap();
-        let state = MachineState {
-            version: STATE_VERSION,
-            layout,
-            vm: blank_vm(),
-            vcpus: Vec::new(),
-            devices: BTreeMap::new(),
-            resets: 0,
-        };
-        assert!(write(&path, &state, &layout.map().unwrap()).is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), before);
+        let (state, memory) = (blank(layout), layout.map().unwrap());
+        let file = File::options().write(true).open(&path).unwrap();
+        write(&file, &state, &memory).unwrap();
+        let again = SnapshotFile::open(&path).unwrap();
+        again.verify_memory().unwrap();
+        assert_eq!(again.state().layout, layout);
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let pipe = File::from(std::os::fd::OwnedFd::from(writer));
+        assert!(matches!(
+            write(&pipe, &state, &memory),
+            Err(SnapshotError::NoFile)
+        ));
+    }
+
+    #[test]
+    fn a_state_of_another_version_is_refused_by_its_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let layout = MemoryLayout::new(4 << 20).unwrap();
+        let mut state = blank(layout);
+        state.version = STATE_VERSION + 1;
+        let file = File::create_new(&path).unwrap();
+        write(&file, &state, &layout.map().unwrap()).unwrap();
+        let error = SnapshotFile::open(&path).err().unwrap();
+        assert!(
+            matches!(error, SnapshotError::Version { found, known }
+                if found == known + 1 && known == STATE_VERSION),
+            "{error}"
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each suite uses a part of this.
 
+use cenote_vmm::machine::Client;
 use serde_json::{Value, json};
 use std::{
     fs::File,
@@ -63,18 +64,11 @@ impl Guest {
 
     /// 16-bit code.
     pub(crate) fn real_mode(code: &[u8]) -> Self {
-        let guest = Self::new(Value::Null, 4 << 20);
+        let mut guest = Self::new(Value::Null, 4 << 20);
         let image = guest.folder.path().join("image");
         std::fs::write(&image, code).unwrap();
-        let boot = json!({"real-mode": {"image": {"path": image}}});
-        Self {
-            description: {
-                let mut description = guest.description;
-                description["boot"] = boot;
-                description
-            },
-            ..guest
-        }
+        guest.description["boot"] = json!({"real-mode": {"image": {"path": image}}});
+        guest
     }
 
     /// A stock kernel of the lab that runs `command` as its only work.
@@ -88,6 +82,26 @@ impl Guest {
         guest.description["vcpus"] = json!(vcpus);
         guest.description["allow_emulation"] = json!(false);
         guest
+    }
+
+    /// Keeps what a failed test's guest has printed, and says where.
+    fn keep(&self) {
+        let name = thread::current().name().unwrap_or("main").to_owned();
+        let to = match std::env::var_os("CENOTE_LAB") {
+            // Found in target/lab/last/out after the run.
+            Some(_) => PathBuf::from("/lab/out"),
+            None => PathBuf::from(env!("CARGO_TARGET_TMPDIR")),
+        };
+        let unique = self.folder.path().file_name().unwrap_or_default();
+        let to = to.join(name).join(unique);
+        let _ = std::fs::create_dir_all(&to);
+        for file in ["serial.log", "messages", "report", "machine.json"] {
+            let _ = std::fs::copy(self.folder.path().join(file), to.join(file));
+        }
+        eprintln!(
+            "the guest's serial log is {}",
+            to.join("serial.log").display()
+        );
     }
 
     fn written(&self) -> PathBuf {
@@ -104,6 +118,14 @@ impl Guest {
             .args(arguments)
             .output()
             .expect("the monitor starts")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.keep();
+        }
     }
 }
 
@@ -190,6 +212,17 @@ impl<'a> Monitor<'a> {
         assert_eq!(answer["id"], 7);
         assert!(answer["error"].is_null(), "{method}: {answer}");
         answer["result"].clone()
+    }
+
+    /// A client of the control socket.
+    pub(crate) fn client(&self) -> Client {
+        let path = self.folder.join("control");
+        let mut client = None;
+        wait_for("the control socket", || {
+            client = Client::connect(&path).ok();
+            client.is_some()
+        });
+        client.unwrap()
     }
 
     /// Kills the monitor as `kill -9` does.

@@ -17,6 +17,10 @@ use std::time::Duration;
 /// How long the suites may take in the lab altogether.
 const LAB_TIME: Duration = Duration::from_secs(1500);
 
+/// One guest at a time: two side by side now and then make the emulated host reset itself without
+/// a word.
+const ONE_BY_ONE: &str = "--test-threads=1";
+
 /// Where suites with special needs run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Needs {
@@ -46,7 +50,8 @@ pub(super) fn run(steps: &mut Steps) -> Outcome<()> {
     for suite in own {
         let name = format!("{} {}", suite.package, suite.target);
         let arguments = ["test", "--package", &suite.package, "--test", &suite.target];
-        steps.run(&name, cargo(arguments).args(["--", "--ignored"]))?;
+        let flags = ["--", "--ignored", ONE_BY_ONE];
+        steps.run(&name, cargo(arguments).args(flags))?;
     }
     steps.step("lab", || {
         setup::ensure(&[Group::Lab])?;
@@ -77,7 +82,7 @@ fn script(suites: &[&Suite]) -> Outcome<String> {
     let mut script = String::from("set -e\n");
     for suite in suites {
         script.push_str(&format!(
-            "echo \"--- {} {}\"\n{} --ignored\n",
+            "echo \"--- {} {}\"\n{} --ignored {ONE_BY_ONE}\n",
             suite.package, suite.target, suite.target
         ));
     }

@@ -1,4 +1,7 @@
 //! Stock Debian kernels, booted directly on real KVM.
+//!
+//! The kernels are the lab's: `cargo xtask lab --tests cenote-vmm --memory 6144 -- kvm_boot
+//! --ignored --test-threads=1`.
 
 #![allow(clippy::unwrap_used)] // A failed expectation fails the test.
 
@@ -8,6 +11,9 @@ use common::{Guest, Monitor, wait_for};
 use serde_json::json;
 
 const MIB: u64 = 1 << 20;
+
+/// Makes a kernel panic; with `panic=-1` it then restarts at once.
+const CRASH: &str = "echo c >/proc/sysrq-trigger";
 
 fn runs(image: &str, vcpus: u8, memory: u64) {
     let command = "nproc; grep MemTotal /proc/meminfo; cat /proc/cmdline";
@@ -32,36 +38,47 @@ fn runs(image: &str, vcpus: u8, memory: u64) {
 }
 
 #[test]
-#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
 fn the_cloud_kernel_boots_from_a_bzimage() {
     runs("vmlinuz-cloud", 1, 256 * MIB);
 }
 
 #[test]
-#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
 fn the_cloud_kernel_boots_by_pvh_with_two_processors() {
     runs("vmlinux-cloud", 2, 256 * MIB);
 }
 
 #[test]
-#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
 fn the_generic_kernel_boots_in_both_forms() {
     runs("vmlinuz-generic", 2, 256 * MIB);
     runs("vmlinux-generic", 1, 256 * MIB);
 }
 
 #[test]
-#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
-fn a_kernel_that_panics_and_restarts_is_a_reset() {
-    let mut guest = Guest::kernel("vmlinux-cloud", "echo c >/proc/sysrq-trigger", 1, 256 * MIB);
-    guest.description["on_reset"] = json!("exit");
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+fn a_kernel_that_panics_says_so() {
+    // The initramfs has the driver of pvpanic, which reports before the kernel restarts.
+    let guest = Guest::kernel("vmlinux-cloud", CRASH, 1, 256 * MIB);
     let ended = Monitor::start(&guest, &[]).wait();
     assert!(ended.output.contains("Kernel panic"), "{}", ended.output);
-    assert_eq!(ended.cause(), "guest-reset");
+    assert_eq!((ended.cause(), ended.status), ("guest-panic", Some(3)));
 }
 
 #[test]
-#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+fn a_kernel_that_panics_and_restarts_is_a_reset() {
+    let mut guest = Guest::kernel("vmlinux-cloud", CRASH, 1, 256 * MIB);
+    guest.description["pvpanic"] = json!(false);
+    guest.description["on_reset"] = json!("exit");
+    let ended = Monitor::start(&guest, &[]).wait();
+    assert!(ended.output.contains("Kernel panic"), "{}", ended.output);
+    assert_eq!((ended.cause(), ended.status), ("guest-reset", Some(0)));
+}
+
+#[test]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
 fn a_reboot_starts_the_kernel_again() {
     let guest = Guest::kernel("vmlinux-cloud", "reboot -f", 1, 256 * MIB);
     let monitor = Monitor::start(&guest, &[]);
@@ -74,7 +91,7 @@ fn a_reboot_starts_the_kernel_again() {
 
 /// A guest counts; the count goes on after pause, after save, and after each of three restores.
 #[test]
-#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
 fn a_saved_kernel_goes_on_counting_three_times() {
     let command = "i=0; while :; do echo count $i; i=$((i+1)); sleep 0.1; done";
     let guest = Guest::kernel("vmlinux-cloud", command, 2, 256 * MIB);
@@ -89,7 +106,7 @@ fn a_saved_kernel_goes_on_counting_three_times() {
     monitor.call("pause", json!(null));
     monitor.call("resume", json!(null));
     let file = guest.folder.path().join("saved");
-    monitor.call("save", json!({"path": file, "end": true}));
+    monitor.client().save(&file, true).unwrap();
     let ended = monitor.wait();
     let before = counts(&ended.output);
     assert_eq!(before, (0..before.len() as u32).collect::<Vec<_>>());
@@ -114,14 +131,14 @@ fn a_saved_kernel_goes_on_counting_three_times() {
 
 /// Memory goes on beyond the PCI hole, and the kernel uses it.
 #[test]
-#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
 fn more_than_4_gib_of_memory_is_used() {
     runs("vmlinux-cloud", 2, 5 << 30);
 }
 
 /// The kernel is told of the power button by its interrupt.
 #[test]
-#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm --memory 6144 -- boot --ignored"]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
 fn the_power_button_reaches_the_guest() {
     // The driver, a module of the initramfs, has enabled the button; the file counts its events.
     let command = "f=/sys/firmware/acpi/interrupts/ff_pwr_btn; cat $f; echo armed; \
@@ -137,7 +154,7 @@ fn the_power_button_reaches_the_guest() {
 
 /// An exception without a table to deliver it from, which ends in the processor's shutdown.
 #[test]
-#[ignore = "needs a /dev/kvm that does more than emulate"]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
 fn a_triple_fault_is_its_own_cause() {
     let code = [
         0x0f, 0x01, 0x1e, 0x00, 0x80, // lidt [0x8000], where there are zeros
