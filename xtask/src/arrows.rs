@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "cenote-model",
         ],
     ),
+    ("crates/provision", &["cenote-engine", "cenote-model"]),
     (
         "cli",
         &[
