@@ -17,6 +17,7 @@
 //!   access, life and saved state, interrupt lines, time, and reports to the machine. No KVM.
 //! * [`memory`] — the guest's memory and its layout.
 //! * [`pci`] — configuration space, the root bus, INTx and MSI-X.
+//! * [`virtio`] — virtio devices over PCI: transport, queues, and the devices themselves.
 //! * [`devices`] — the board: serial port, clock, keyboard controller, power management, bridges.
 //! * [`acpi`], [`boot`] — what firmware would do for a kernel that is booted directly.
 //! * [`machine`] — the description, the board put together, running and ending.
@@ -37,3 +38,4 @@ pub mod machine;
 pub mod memory;
 pub mod pci;
 pub mod snapshot;
+pub mod virtio;

@@ -14,6 +14,8 @@ mod bus;
 mod config;
 mod intx;
 mod msix;
+#[cfg(test)]
+pub(crate) use msix::testing as msix_testing;
 mod ports;
 
 pub use bus::{AttachError, PciBus};
