@@ -7,6 +7,7 @@
 mod dsdt;
 
 use crate::{
+    bus::{set_value, value_of},
     devices::{
         piix4_pm::{CONTROL, GENERAL_EVENTS, SCI, TIMER, USUAL_BASE},
         rtc::CENTURY,
@@ -22,6 +23,7 @@ use acpi_tables::{
     sdt::Sdt,
     xsdt::XSDT,
 };
+use std::ops::Range;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError};
 
 /// Where the root pointer lies for direct boot; the other tables follow. Kernels look there even
@@ -47,27 +49,96 @@ pub struct Platform<'a> {
     pub pvpanic: bool,
 }
 
+/// All tables but the root pointer, one behind the other. Addresses in them count from the start of
+/// [`Tables::bytes`]; whoever places them adds the place to each of [`Tables::pointers`] and makes
+/// the tables' checksums right again.
+pub struct Tables {
+    /// The tables.
+    pub bytes: Vec<u8>,
+    /// Where addresses are: offset and width in bytes (4 or 8).
+    pub pointers: Vec<(usize, u8)>,
+    /// Tables that have a checksum, by offset; the checksum is byte 9.
+    pub summed: Vec<Range<usize>>,
+    /// Offset of the table that the root pointer names.
+    pub xsdt: usize,
+}
+
+/// Offset of the checksum in a table.
+pub const CHECKSUM: usize = 9;
+/// Alignment that the tables need.
+pub const ALIGNMENT: usize = 64;
+
+impl Tables {
+    /// The tables of a machine.
+    #[must_use]
+    pub fn new(platform: &Platform<'_>) -> Self {
+        let mut tables = Self {
+            bytes: Vec::new(),
+            pointers: Vec::new(),
+            summed: Vec::new(),
+            xsdt: 0,
+        };
+        let facs = tables.place(&bytes(&FACS::new()));
+        let dsdt = tables.place_summed(&dsdt(platform));
+        let fadt = tables.place_summed(&fadt(facs as u32, dsdt as u32));
+        tables.pointers.extend([(fadt + 36, 4), (fadt + 40, 4)]);
+        let madt = tables.place_summed(&madt(platform.vcpus));
+        let mut xsdt = XSDT::new(OEM, OEM_TABLE, REVISION);
+        for entry in [fadt, madt] {
+            xsdt.add_entry(entry as u64);
+        }
+        tables.xsdt = tables.place_summed(&bytes(&xsdt));
+        tables
+            .pointers
+            .extend([(tables.xsdt + 36, 8), (tables.xsdt + 44, 8)]);
+        tables
+    }
+
+    fn place(&mut self, table: &[u8]) -> usize {
+        let at = self.bytes.len().next_multiple_of(ALIGNMENT);
+        self.bytes.resize(at, 0);
+        self.bytes.extend_from_slice(table);
+        at
+    }
+
+    fn place_summed(&mut self, table: &[u8]) -> usize {
+        let at = self.place(table);
+        self.summed.push(at..at + table.len());
+        at
+    }
+
+    /// The root pointer for tables that lie at `base`.
+    #[must_use]
+    pub fn root(&self, base: u64) -> Vec<u8> {
+        bytes(&Rsdp::new(OEM, base + self.xsdt as u64))
+    }
+
+    /// Moves the tables from zero to `base`, below 4 GiB.
+    fn relocate(&mut self, base: u64) {
+        for (at, width) in &self.pointers {
+            let field = &mut self.bytes[*at..at + usize::from(*width)];
+            let address = value_of(field) + base;
+            set_value(field, address);
+        }
+        for range in &self.summed {
+            let table = &mut self.bytes[range.clone()];
+            table[CHECKSUM] = 0;
+            let sum = table.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+            table[CHECKSUM] = sum.wrapping_neg();
+        }
+    }
+}
+
 /// Writes all tables to [`ADDRESS`] and returns the root pointer's address.
 ///
 /// # Errors
 /// If that is no memory.
 pub fn write(platform: &Platform<'_>, memory: &GuestMemory) -> Result<u64, GuestMemoryError> {
-    let mut at = ADDRESS + 64;
-    let mut place = |table: &[u8]| -> Result<u64, GuestMemoryError> {
-        let address = at;
-        memory.write_slice(table, GuestAddress(address))?;
-        at = (address + table.len() as u64).next_multiple_of(64);
-        Ok(address)
-    };
-    let facs = place(&bytes(&FACS::new()))?;
-    let dsdt = place(&dsdt(platform))?;
-    let fadt = place(&fadt(facs as u32, dsdt as u32))?;
-    let madt = place(&madt(platform.vcpus))?;
-    let mut xsdt = XSDT::new(OEM, OEM_TABLE, REVISION);
-    xsdt.add_entry(fadt);
-    xsdt.add_entry(madt);
-    let xsdt = place(&bytes(&xsdt))?;
-    memory.write_slice(&bytes(&Rsdp::new(OEM, xsdt)), GuestAddress(ADDRESS))?;
+    let base = ADDRESS + ALIGNMENT as u64;
+    let mut tables = Tables::new(platform);
+    tables.relocate(base);
+    memory.write_slice(&tables.bytes, GuestAddress(base))?;
+    memory.write_slice(&tables.root(base), GuestAddress(ADDRESS))?;
     Ok(ADDRESS)
 }
 

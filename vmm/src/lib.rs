@@ -15,11 +15,12 @@
 //!
 //! * [`bus`], [`device`], [`interrupt`], [`clock`], [`event`] — what devices are made of: register
 //!   access, life and saved state, interrupt lines, time, and reports to the machine. No KVM.
-//! * [`memory`] — the guest's memory and its layout.
+//! * [`memory`], [`overlay`] — the guest's memory and its layout, and device memory shown to it.
 //! * [`pci`] — configuration space, the root bus, INTx and MSI-X.
 //! * [`virtio`] — virtio devices over PCI: transport, queues, and the devices themselves.
 //! * [`devices`] — the board: serial port, clock, keyboard controller, power management, bridges.
-//! * [`acpi`], [`boot`] — what firmware would do for a kernel that is booted directly.
+//! * [`acpi`], [`firmware`] — what firmware is told, and the firmware itself.
+//! * [`boot`] — what firmware would do for a kernel that is booted directly.
 //! * [`machine`] — the description, the board put together, running and ending.
 //! * [`snapshot`] — saved machines.
 //! * [`kvm`] — the only part that knows the hypervisor.
@@ -32,10 +33,12 @@ pub mod device;
 pub mod devices;
 pub mod doorbell;
 pub mod event;
+pub mod firmware;
 pub mod interrupt;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod overlay;
 pub mod pci;
 pub mod snapshot;
 pub mod virtio;

@@ -5,6 +5,7 @@
 
 pub mod chardev;
 pub mod debug_port;
+pub mod fw_cfg;
 pub mod i440fx;
 pub mod i8042;
 mod keyboard;

@@ -2,12 +2,14 @@
 //!
 //! The only part of the library that knows KVM. Devices meet it as
 //! [`InterruptController`](crate::interrupt::InterruptController),
-//! [`MsiAllocator`](crate::interrupt::MsiAllocator) and [`Doorbells`](crate::doorbell::Doorbells).
+//! [`MsiAllocator`](crate::interrupt::MsiAllocator), [`Doorbells`](crate::doorbell::Doorbells) and
+//! [`Overlays`](crate::overlay::Overlays).
 
 mod cpuid;
 mod host;
 mod interrupts;
 mod memory;
+mod overlay;
 mod run_page;
 mod state;
 mod vcpu;

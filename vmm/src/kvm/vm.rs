@@ -5,6 +5,7 @@ use super::{
     cpuid::CpuidMask,
     interrupts::{Allocator, Interrupts},
     memory::set_slots,
+    overlay::Slots,
     state,
     vcpu::{Vcpu, VcpuSeed},
 };
@@ -12,6 +13,7 @@ use crate::{
     doorbell::Doorbells,
     interrupt::{InterruptController, MsiAllocator},
     memory::{GuestMemory, KVM_PAGES, PAGE_SIZE},
+    overlay::Overlays,
 };
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY,
@@ -66,6 +68,7 @@ impl<T> Action<T> for io::Result<T> {
 pub struct Vm {
     fd: Arc<VmFd>,
     interrupts: Arc<Interrupts>,
+    overlays: Arc<Slots>,
     memory: GuestMemory,
 }
 
@@ -90,6 +93,7 @@ impl Vm {
         set_slots(&fd, &memory, false).to("map the guest's memory")?;
         let interrupts = Interrupts::new(Arc::clone(&fd)).to("route interrupts")?;
         Ok(Self {
+            overlays: Arc::new(Slots::new(Arc::clone(&fd))),
             fd,
             interrupts,
             memory,
@@ -118,6 +122,12 @@ impl Vm {
     #[must_use]
     pub fn doorbells(&self) -> Arc<dyn Doorbells> {
         self.interrupts.clone()
+    }
+
+    /// Device memory in the guest's address space.
+    #[must_use]
+    pub fn overlays(&self) -> Arc<dyn Overlays> {
+        self.overlays.clone()
     }
 
     /// Creates `count` vCPUs that look like the host's processors, less `masks`.

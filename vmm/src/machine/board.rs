@@ -8,6 +8,7 @@ use crate::{
     devices::{
         chardev::CharBackend,
         debug_port::{self, DebugPort},
+        fw_cfg::{self, FwCfg},
         i440fx::HostBridge,
         i8042::{self, I8042},
         piix3::{IsaBridge, USUAL_ROUTE},
@@ -212,6 +213,14 @@ impl Board {
         Ok(())
     }
 
+    /// Adds what firmware reads of the machine.
+    ///
+    /// # Errors
+    /// [`BoardError::Map`] if there is one already.
+    pub fn add_firmware_configuration(&mut self, device: FwCfg) -> Result<(), BoardError> {
+        self.add_ports("fw-cfg", fw_cfg::PORTS, Arc::new(Mutex::new(device)))
+    }
+
     /// The interrupt line behind a slot's pin.
     #[must_use]
     pub fn interrupt_pin(&self, slot: u8, pin: Pin) -> Arc<dyn IrqLine> {
@@ -341,6 +350,9 @@ fn fill_cmos(rtc: &mut Rtc, vcpus: u8, layout: &MemoryLayout) {
         (0x5c, high[1]),
         (0x5d, high[2]),
         (0x5f, vcpus.saturating_sub(1)),
+        // Boot order where no device has an index: disk, CD-ROM, network.
+        (0x38, 0x40),
+        (0x3d, 0x32),
     ];
     for (index, value) in values {
         rtc.set_cmos(index, value);

@@ -2,7 +2,7 @@
 
 use super::{
     Board, BoardConfig, BootDescription, CharDevice, Command, Description, DescriptionError,
-    Machine, Remote, SerialDescription, Wiring,
+    FileSource, Machine, Remote, SerialDescription, Wiring,
     board::BoardError,
     clock::MachineClock,
     console::{Output, RawTerminal},
@@ -12,9 +12,14 @@ use super::{
     timers::Timers,
 };
 use crate::{
-    devices::chardev::{CharBackend, Discard},
+    acpi::Platform,
+    devices::{
+        chardev::{CharBackend, Discard},
+        fw_cfg::{FwCfg, Items},
+    },
+    firmware::{self, FirmwareError, Orders, Rom},
     kvm::{Host, HostError, Vm, VmError},
-    memory::{MemoryError, MemoryLayout},
+    memory::{GuestMemory, MemoryError, MemoryLayout},
     snapshot::{SnapshotError, SnapshotFile},
 };
 use parking_lot::Mutex;
@@ -79,6 +84,14 @@ pub enum BuildError {
         /// In the description.
         described: u64,
     },
+    /// The firmware cannot be used.
+    #[error(transparent)]
+    Firmware(#[from] FirmwareError),
+    /// No firmware is installed.
+    #[error(
+        "no firmware was found on this host: install the package 'seabios', or name a file in the description"
+    )]
+    NoFirmware,
     /// A thread or a descriptor could not be made.
     #[error("the host refused {what}")]
     Resource {
@@ -186,7 +199,21 @@ impl Machine {
             pvpanic: description.pvpanic,
             clock_offset: description.clock_offset,
         };
-        let board = Board::new(&wiring, config)?;
+        let mut board = Board::new(&wiring, config)?;
+        let mut rom_overlay = None;
+        if let Starter::Firmware(rom) = &starter {
+            board.add_firmware_configuration(firmware_configuration(
+                description,
+                &layout,
+                vm.memory(),
+            )?)?;
+            let mut overlay = vm
+                .overlays()
+                .create(rom.memory(), false)
+                .map_err(resource("memory for firmware"))?;
+            overlay.place(Some(rom.address()));
+            rom_overlay = Some(overlay);
+        }
 
         let mut inputs = Vec::new();
         if let Some(serial) = &board.serial {
@@ -227,7 +254,9 @@ impl Machine {
             running: false,
             restored: false,
             waiting: std::collections::VecDeque::new(),
+            on_triple_fault: description.on_triple_fault,
             power_on: vm.save()?,
+            _rom: rom_overlay,
             vm,
         };
         machine.start_threads()?;
@@ -261,6 +290,33 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// What firmware is told of the machine.
+fn firmware_configuration(
+    description: &Description,
+    layout: &MemoryLayout,
+    memory: &GuestMemory,
+) -> Result<FwCfg, BuildError> {
+    let BootDescription::Firmware(firmware) = &description.boot else {
+        return Ok(FwCfg::new(&Items::new(), memory.clone()));
+    };
+    let platform = Platform {
+        vcpus: description.vcpus,
+        layout,
+        serial: description.serial.is_some(),
+        pvpanic: description.pvpanic,
+    };
+    let orders = Orders {
+        devices: Vec::new(),
+        only_listed: firmware.only_listed,
+        menu: firmware.menu,
+        fail_wait: firmware.fail_wait.map(|wait| wait as u32),
+        serial_console: firmware.serial_console,
+    };
+    let product = description.product.clone().unwrap_or_default();
+    let items = firmware::items(&platform, &orders, &product)?;
+    Ok(FwCfg::new(&items, memory.clone()))
 }
 
 fn check_host(host: &Host, description: &Description) -> Result<(), BuildError> {
@@ -299,6 +355,16 @@ fn open_starter(boot: &BootDescription) -> Result<Starter, BuildError> {
             command_line: command_line.clone(),
             protocol: *protocol,
         },
+        BootDescription::Firmware(firmware) => {
+            let file = match &firmware.image {
+                Some(image) => image.open("firmware")?,
+                None => {
+                    let path = firmware::locate().firmware.ok_or(BuildError::NoFirmware)?;
+                    FileSource::Path(path).open("firmware")?
+                }
+            };
+            Starter::Firmware(Rom::read(&file)?)
+        }
         BootDescription::RealMode { image } => Starter::RealMode {
             image: image.open("real-mode image")?,
         },

@@ -5,6 +5,7 @@
 
 use crate::{
     boot::Protocol,
+    firmware::{Product, ProductError},
     kvm::CpuidMask,
     memory::{MemoryError, MemoryLayout},
 };
@@ -38,6 +39,9 @@ pub struct Description {
     pub cpu: CpuDescription,
     /// What to start.
     pub boot: BootDescription,
+    /// Who the machine says it is (SMBIOS); told by firmware only.
+    #[serde(default)]
+    pub product: Option<Product>,
     /// COM1, if the machine is to have it.
     #[serde(default)]
     pub serial: Option<SerialDescription>,
@@ -53,6 +57,9 @@ pub struct Description {
     /// What a reset by the guest leads to.
     #[serde(default)]
     pub on_reset: OnReset,
+    /// What a triple fault leads to.
+    #[serde(default)]
+    pub on_triple_fault: OnTripleFault,
     /// Whether a host without virtualization extensions may run this guest in KVM's emulator.
     #[serde(default)]
     pub allow_emulation: bool,
@@ -107,11 +114,34 @@ pub enum BootDescription {
         #[serde(default)]
         protocol: Protocol,
     },
+    /// Firmware, which looks for something to boot on the machine's devices.
+    Firmware(FirmwareDescription),
     /// 16-bit code, loaded at 0x10000 and entered at its first byte; for fixture guests.
     RealMode {
         /// The code, at most 512 KiB.
         image: FileSource,
     },
+}
+
+/// Firmware and what it is to do. All may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirmwareDescription {
+    /// The firmware; SeaBIOS where distributions put it unless given.
+    #[serde(default)]
+    pub image: Option<FileSource>,
+    /// For how long to offer the boot menu, in milliseconds; it is not offered without.
+    #[serde(default)]
+    pub menu: Option<u32>,
+    /// Whether only devices with a `boot_index` are booted from.
+    #[serde(default)]
+    pub only_listed: bool,
+    /// For how long to wait before a new try when nothing boots, in milliseconds; -1 is for ever.
+    #[serde(default)]
+    pub fail_wait: Option<i32>,
+    /// Whether the firmware's text goes to COM1 too.
+    #[serde(default)]
+    pub serial_console: bool,
 }
 
 /// A file by path or as an open descriptor.
@@ -155,6 +185,17 @@ pub enum OnReset {
     Exit,
 }
 
+/// What a triple fault leads to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnTripleFault {
+    /// The monitor exits with the cause `triple-fault`.
+    #[default]
+    Exit,
+    /// The same as a reset, as on a PC's board.
+    Reset,
+}
+
 /// Why a description cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionError {
@@ -183,6 +224,15 @@ pub enum DescriptionError {
     /// The memory is out of range.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// What the machine says of itself cannot be told.
+    #[error(transparent)]
+    Product(#[from] ProductError),
+    /// The machine says something of itself that nobody would tell the guest.
+    #[error("'product' is told by firmware: leave it out, or boot firmware")]
+    ProductWithoutFirmware,
+    /// The terminal is wanted for firmware's text but there is no serial port.
+    #[error("'serial_console' needs a serial port: add 'serial'")]
+    SerialConsole,
     /// Two devices want the terminal.
     #[error("only one device can have 'stdio': give the debug console a file")]
     StdioTwice,
@@ -242,6 +292,19 @@ impl Description {
             return Err(DescriptionError::Vcpus(self.vcpus));
         }
         MemoryLayout::new(self.memory)?;
+        if let Some(product) = &self.product {
+            product.check()?;
+        }
+        match &self.boot {
+            BootDescription::Firmware(firmware)
+                if firmware.serial_console && self.serial.is_none() =>
+            {
+                return Err(DescriptionError::SerialConsole);
+            }
+            BootDescription::Firmware(_) => {}
+            _ if self.product.is_some() => return Err(DescriptionError::ProductWithoutFirmware),
+            _ => {}
+        }
         let on_terminal = |device: &Option<SerialDescription>| matches!(device, Some(device) if device.backend == CharDevice::Stdio);
         if on_terminal(&self.serial) && on_terminal(&self.debug_console) {
             return Err(DescriptionError::StdioTwice);
@@ -347,6 +410,21 @@ mod tests {
         assert!(message(&|d| d.vcpus = 33).contains("33 vCPUs"));
         assert!(message(&|d| d.memory = 5).contains("multiple of 4096"));
         assert!(message(&|d| d.version = 2).contains("version 2"));
+        let firmware = |serial_console| {
+            BootDescription::Firmware(FirmwareDescription {
+                serial_console,
+                ..FirmwareDescription::default()
+            })
+        };
+        assert!(message(&|d| d.product = Some(Product::default())).contains("by firmware"));
+        let without_serial = message(&|d| (d.boot, d.serial) = (firmware(true), None));
+        assert!(without_serial.contains("serial port"));
+        let uuid = Product {
+            uuid: Some("x".to_owned()),
+            ..Product::default()
+        };
+        let wrong = message(&|d| (d.boot, d.product) = (firmware(false), Some(uuid.clone())));
+        assert!(wrong.contains("'x' is no UUID"));
         assert!(message(&|d| d.debug_console = d.serial.clone()).contains("stdio"));
     }
 

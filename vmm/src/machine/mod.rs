@@ -23,7 +23,8 @@ pub use build::BuildError;
 pub use client::{Client, ClientError, MOST_DESCRIPTORS};
 pub use description::{
     BootDescription, CharDevice, CpuDescription, CpuModel, Description, DescriptionError,
-    FileSource, MOST_VCPUS, OnReset, SerialDescription, VERSION,
+    FileSource, FirmwareDescription, MOST_VCPUS, OnReset, OnTripleFault, SerialDescription,
+    VERSION,
 };
 pub use report::{ExitCause, ExitReport};
 pub use run::{Command, CommandError, Machine, MachineError, Remote, RunState, Status};

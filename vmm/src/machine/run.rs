@@ -1,7 +1,7 @@
 //! Running a machine: its states, its commands, its end.
 
 use super::{
-    Board, ExitCause, ExitReport, OnReset,
+    Board, ExitCause, ExitReport, OnReset, OnTripleFault,
     clock::MachineClock,
     console::{Output, RawTerminal},
     device_thread::DeviceThread,
@@ -13,8 +13,10 @@ use crate::{
     bus::AddressMap,
     clock::Clock as _,
     event::{EventSink, MachineEvent},
+    firmware::Rom,
     kvm::{Exit, Vcpu, Vm, VmError, VmState},
     memory::{self, MemoryLayout},
+    overlay::Overlay,
     snapshot::{self, MachineState, STATE_VERSION, SnapshotError},
 };
 use parking_lot::Mutex;
@@ -167,6 +169,7 @@ pub(super) enum Starter {
     RealMode {
         image: File,
     },
+    Firmware(Rom),
 }
 
 /// Something that went wrong while the machine changed state.
@@ -213,12 +216,15 @@ pub struct Machine {
     pub(super) layout: MemoryLayout,
     pub(super) pvpanic: bool,
     pub(super) on_reset: OnReset,
+    pub(super) on_triple_fault: OnTripleFault,
     pub(super) resets: u64,
     pub(super) running: bool,
     pub(super) restored: bool,
     /// Commands that came while events were thrown away.
     pub(super) waiting: VecDeque<Message>,
     pub(super) power_on: VmState,
+    /// Keeps the firmware in the guest's address space.
+    pub(super) _rom: Option<Box<dyn Overlay>>,
     pub(super) vm: Vm,
 }
 
@@ -373,6 +379,9 @@ impl Machine {
         match exit {
             Exit::Handled | Exit::Interrupted => Ok(Next::Continue),
             Exit::Event(event) => self.react(event),
+            Exit::TripleFault if self.on_triple_fault == OnTripleFault::Reset => {
+                self.react(MachineEvent::Reset)
+            }
             Exit::TripleFault => Ok(Next::End(ExitCause::TripleFault, Some(at))),
             Exit::Stuck(reason) => Ok(Next::End(
                 ExitCause::MonitorError,
@@ -505,6 +514,11 @@ impl Machine {
                     rsdp,
                 };
                 boot::load(&boot, memory, &self.layout)?
+            }
+            Starter::Firmware(rom) => {
+                // The processors start in it by themselves.
+                rom.write_shadow(memory).map_err(BootError::Memory)?;
+                return Ok(());
             }
             Starter::RealMode { image } => {
                 self.board.prepare_without_firmware();

@@ -71,6 +71,14 @@ impl Guest {
         guest
     }
 
+    /// SeaBIOS, with its messages in [`Monitor::debug`].
+    pub(crate) fn firmware() -> Self {
+        let mut guest = Self::new(json!({"firmware": {"fail_wait": -1}}), 64 << 20);
+        let log = guest.folder.path().join("debug.log");
+        guest.description["debug_console"] = json!({"backend": {"file": {"path": log}}});
+        guest
+    }
+
     /// A stock kernel of the lab that runs `command` as its only work.
     pub(crate) fn kernel(image: &str, command: &str, vcpus: u8, memory: u64) -> Self {
         let boot = json!({"kernel": {
@@ -158,7 +166,7 @@ impl<'a> Monitor<'a> {
     /// Starts the monitor on `guest`, with further arguments.
     pub(crate) fn start(guest: &'a Guest, arguments: &[&str]) -> Self {
         let folder = guest.folder.path();
-        for old in ["serial.log", "report", "control"] {
+        for old in ["serial.log", "debug.log", "report", "control"] {
             let _ = std::fs::remove_file(folder.join(old));
         }
         let messages = File::create(folder.join("messages")).unwrap();
@@ -176,6 +184,12 @@ impl<'a> Monitor<'a> {
     /// What the guest has printed.
     pub(crate) fn output(&self) -> String {
         let bytes = std::fs::read(self.folder.join("serial.log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What the firmware has written to its debug console.
+    pub(crate) fn debug(&self) -> String {
+        let bytes = std::fs::read(self.folder.join("debug.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
