@@ -63,6 +63,19 @@ pub fn pools() -> Vec<CompletionCandidate> {
         .collect()
 }
 
+/// Names of all domains.
+#[must_use]
+pub fn domains() -> Vec<CompletionCandidate> {
+    let Some(node) = node() else {
+        return Vec::new();
+    };
+    let domains = node.domains().unwrap_or_default();
+    domains
+        .into_iter()
+        .map(|domain| candidate(domain.name, domain.state.to_string()))
+        .collect()
+}
+
 /// Names of all volumes in active pools, or in the pool that the line names.
 #[must_use]
 pub fn volumes() -> Vec<CompletionCandidate> {

@@ -85,6 +85,26 @@ pub(crate) fn edit<T>(
     original: &str,
     mut accept: impl FnMut(&str) -> Result<T>,
 ) -> Result<Option<T>> {
+    edit_with(original, &mut |text, _| accept(text), false)
+}
+
+/// The same for a document that has lax rules besides strict ones: the user may choose them
+/// (virsh's `i`), upon which `accept` is told so.
+///
+/// # Errors
+/// As [`edit`].
+pub(crate) fn edit_or_force<T>(
+    original: &str,
+    mut accept: impl FnMut(&str, bool) -> Result<T>,
+) -> Result<Option<T>> {
+    edit_with(original, &mut accept, true)
+}
+
+fn edit_with<T>(
+    original: &str,
+    accept: &mut dyn FnMut(&str, bool) -> Result<T>,
+    has_lax: bool,
+) -> Result<Option<T>> {
     let failed = |error: io::Error| {
         Failure::new(
             of_io(&error),
@@ -108,11 +128,19 @@ pub(crate) fn edit<T>(
         if text == original {
             return Ok(None);
         }
-        let failure = match accept(&text) {
+        let mut failure = match accept(&text, false) {
             Ok(value) => return Ok(Some(value)),
             Err(failure) => failure,
         };
-        if !try_again(&failure) {
+        let mut answer = try_again(&failure, has_lax);
+        if answer == Answer::Lax {
+            failure = match accept(&text, true) {
+                Ok(value) => return Ok(Some(value)),
+                Err(failure) => failure,
+            };
+            answer = try_again(&failure, false);
+        }
+        if answer != Answer::Again {
             let kept = file
                 .into_temp_path()
                 .keep()
@@ -151,14 +179,46 @@ fn run_editor(path: &Path) -> Result<()> {
     }
 }
 
+/// What the user wants done about a document that was not taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Again,
+    GiveUp,
+    Lax,
+}
+
 /// Asks, as virsh does, whether to edit once more. Without a terminal the answer is no.
-fn try_again(failure: &Failure) -> bool {
+fn try_again(failure: &Failure, has_lax: bool) -> Answer {
     use io::IsTerminal as _;
     if !io::stdin().is_terminal() {
-        return false;
+        return Answer::GiveUp;
     }
-    let mut answer = String::new();
     let _ = write!(anstream::stderr(), "{}", failure.render(false));
-    let _ = write!(io::stderr(), "Try again? [y,n]: ");
-    io::stdin().read_line(&mut answer).is_ok() && answer.trim().eq_ignore_ascii_case("y")
+    let choices = if has_lax { "[y,n,i,f,?]" } else { "[y,n,?]" };
+    loop {
+        let _ = write!(io::stderr(), "Try again? {choices}: ");
+        let mut answer = String::new();
+        if !io::stdin()
+            .read_line(&mut answer)
+            .is_ok_and(|read| read > 0)
+        {
+            return Answer::GiveUp;
+        }
+        match answer.trim().to_ascii_lowercase().as_str() {
+            "y" | "yes" => return Answer::Again,
+            "n" | "no" => return Answer::GiveUp,
+            "i" | "f" if has_lax => return Answer::Lax,
+            _ => {
+                let lax = if has_lax {
+                    "i, f: take it, keeping without effect what is not known\n"
+                } else {
+                    ""
+                };
+                let _ = write!(
+                    io::stderr(),
+                    "y: edit it again\nn: give up, and keep the text in a file\n{lax}"
+                );
+            }
+        }
+    }
 }

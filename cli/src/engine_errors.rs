@@ -3,7 +3,7 @@
 //! The enumerations may grow, so that each match here has a last arm; the test at the end reads
 //! their source and fails when a variant has no arm of its own.
 
-use cenote_engine::Error as Engine;
+use cenote_engine::{DomainError as Domain, Error as Engine};
 use cenote_image::Error as Image;
 use cenote_model::Error as Model;
 use cenote_pools::wipe::{Error as Wipe, Refusal};
@@ -59,6 +59,7 @@ fn of_engine(error: &Engine) -> Code {
     match error {
         Engine::Storage(error) => of_pools(error),
         Engine::Wipe(error) => of_wipe(error),
+        Engine::Domain(error) => of_domain(error),
         Engine::Io { source, .. } => of_io(source),
         Engine::NoHome
         | Engine::StateNotWritable { .. }
@@ -68,6 +69,23 @@ fn of_engine(error: &Engine) -> Code {
         Engine::Busy { .. } => Code::E0105,
         Engine::NoSuchJob(_) => Code::E0107,
         Engine::JobEnded(_) => Code::E0207,
+        other => of_kind(other.kind()),
+    }
+}
+
+fn of_domain(error: &Domain) -> Code {
+    match error {
+        Domain::NotFound(_) | Domain::NoSuchId(_) => Code::E0601,
+        Domain::NameTaken { .. } | Domain::UuidTaken { .. } => Code::E0602,
+        Domain::InvalidOperation { .. } | Domain::NoConsole(_) => Code::E0603,
+        Domain::ComponentMissing { .. } => Code::E0604,
+        Domain::MachineLacks { .. } => Code::E0605,
+        Domain::StartFailed { .. } | Domain::Monitor { .. } => Code::E0606,
+        Domain::BadSaveFile { .. } => Code::E0607,
+        Domain::InvalidArgument(_) => Code::E0608,
+        Domain::NoMetadata => Code::E0609,
+        Domain::Busy(_) => Code::E0105,
+        Domain::NoProgram(_) => Code::E0110,
         other => of_kind(other.kind()),
     }
 }
@@ -234,6 +252,10 @@ mod tests {
         let here = include_str!("engine_errors.rs");
         let sources = [
             ("Engine", include_str!("../../crates/engine/src/error.rs")),
+            (
+                "Domain",
+                include_str!("../../crates/engine/src/domains/error.rs"),
+            ),
             ("Pools", include_str!("../../pools/src/error.rs")),
             ("Image", include_str!("../../crates/image/src/error.rs")),
             ("Model", include_str!("../../crates/model/src/error.rs")),

@@ -10,7 +10,7 @@ use crate::exit::Exit;
 macro_rules! codes {
     ($($code:ident => $exit:ident,)*) => {
         /// An error code. The hundreds say the area: 00 the command line, 01 the machine and the
-        /// node's state, 02 pools, 03 volumes, 04 images, 05 documents.
+        /// node's state, 02 pools, 03 volumes, 04 images, 05 documents, 06 domains.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[allow(missing_docs, reason = "each code is documented by its page")]
         pub enum Code { $($code,)* }
@@ -111,6 +111,16 @@ codes! {
     E0502 => Failure,
     E0503 => Failure,
     E0504 => Usage,
+    // Domains.
+    E0601 => NotFound,
+    E0602 => Conflict,
+    E0603 => InvalidState,
+    E0604 => InvalidState,
+    E0605 => Failure,
+    E0606 => Failure,
+    E0607 => Failure,
+    E0608 => Usage,
+    E0609 => NotFound,
 }
 
 impl Code {

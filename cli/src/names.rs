@@ -1,6 +1,8 @@
 //! Finding what the user named, with a suggestion when it is not there.
 
-use cenote_engine::{Error as Engine, Node, PoolInfo, VolumeId, VolumeInfo};
+use cenote_engine::{
+    DomainError, DomainInfo, Error as Engine, Node, PoolInfo, VolumeId, VolumeInfo,
+};
 use cenote_pools::Error as Pools;
 
 use crate::context::Context;
@@ -23,6 +25,23 @@ impl Context {
         }
         let pools = node.pools().unwrap_or_default();
         let near = suggest::did_you_mean(name, pools.iter().map(|pool| pool.name.as_str()));
+        Err(with_suggestion(error.into(), near))
+    }
+
+    /// The domain of that name, UUID or id.
+    ///
+    /// # Errors
+    /// There is none; the message says which one may have been meant.
+    pub(crate) fn domain(&self, node: &Node, key: &str) -> Result<DomainInfo> {
+        let error = match node.domain(key) {
+            Ok(domain) => return Ok(domain),
+            Err(error) => error,
+        };
+        if !matches!(error, Engine::Domain(DomainError::NotFound(_))) {
+            return Err(error.into());
+        }
+        let domains = node.domains().unwrap_or_default();
+        let near = suggest::did_you_mean(key, domains.iter().map(|domain| domain.name.as_str()));
         Err(with_suggestion(error.into(), near))
     }
 

@@ -2,6 +2,7 @@
 
 mod config;
 mod doctor;
+mod domain;
 mod guide;
 mod machine;
 mod node;
@@ -24,6 +25,10 @@ pub struct Section {
 
 /// The overview.
 pub const SECTIONS: &[Section] = &[
+    Section {
+        title: "Domains",
+        entries: domain::ENTRIES,
+    },
     Section {
         title: "Pools",
         entries: pool::ENTRIES,

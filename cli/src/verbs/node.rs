@@ -108,10 +108,23 @@ impl EventVerb {
                 } else {
                     String::new()
                 };
-                format!("{time}event '{}' for {}{detail}", event.kind, event.subject)
+                format!("{time}{}{detail}", as_virsh(&event))
             }
         };
         out::write(&(text.trim_end().to_owned() + "\n"))
+    }
+}
+
+/// The words virsh has for an event of a domain, and ours for others.
+fn as_virsh(event: &HostEvent) -> String {
+    let HostEvent { kind, subject, .. } = event;
+    let word = |key: &str| event.detail.get(key).and_then(serde_json::Value::as_str);
+    match (word("uuid"), word("event"), word("detail")) {
+        (Some(_), Some(event), Some(detail)) => {
+            format!("event '{kind}' for domain '{subject}': {event} {detail}")
+        }
+        (Some(_), _, _) => format!("event '{kind}' for domain '{subject}'"),
+        _ => format!("event '{kind}' for {subject}"),
     }
 }
 

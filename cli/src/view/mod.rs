@@ -3,6 +3,7 @@
 //! Fields may be added. To remove or rename one breaks scripts and fails the schema test.
 
 mod chain;
+mod domain;
 mod node;
 mod pool;
 pub mod schemas;
@@ -12,6 +13,10 @@ mod wipe;
 pub use chain::{
     ChainItem, CheckItem, ComparisonItem, FindingItem, MapItem, MapItems, SnapshotItem,
     SnapshotItems,
+};
+pub use domain::{
+    DomainDetail, DomainDiskItem, DomainDiskItems, DomainInterfaceItem, DomainInterfaceItems,
+    DomainItem, DomainItems, DomainStateItem, VcpuCountItem, VcpuCountItems,
 };
 pub use node::{
     ConfigSetting, ConfigSettings, DoctorReport, ErrorPage, HostEvent, JobItem, JobItems, NodeInfo,

@@ -3,9 +3,10 @@
 use schemars::{Schema, schema_for};
 
 use super::{
-    CertificateItem, ChainItem, CheckItem, ComparisonItem, ConfigSetting, DoctorReport, Done,
+    CertificateItem, ChainItem, CheckItem, ComparisonItem, ConfigSetting, DoctorReport,
+    DomainDetail, DomainDiskItem, DomainInterfaceItem, DomainItem, DomainStateItem, Done,
     ErrorPage, HostEvent, JobItem, MapItem, NodeInfo, PoolItem, PoolTypeItem, RepairItem,
-    SnapshotItem, VersionInfo, VolumeItem, WipeItem,
+    SnapshotItem, VcpuCountItem, VersionInfo, VolumeItem, WipeItem,
 };
 use crate::plan::Plan;
 
@@ -16,16 +17,22 @@ pub fn all() -> Vec<(&'static str, Schema)> {
     vec![
         ("config-show", schema_for!(Vec<ConfigSetting>)),
         ("doctor", schema_for!(DoctorReport)),
+        ("domblklist", schema_for!(Vec<DomainDiskItem>)),
+        ("domiflist", schema_for!(Vec<DomainInterfaceItem>)),
+        ("dominfo", schema_for!(DomainDetail)),
+        ("domstate", schema_for!(DomainStateItem)),
         ("done", schema_for!(Done)),
         ("event", schema_for!(HostEvent)),
         ("explain", schema_for!(ErrorPage)),
         ("fsck", schema_for!(Vec<RepairItem>)),
         ("job-list", schema_for!(Vec<JobItem>)),
+        ("list", schema_for!(Vec<DomainItem>)),
         ("nodeinfo", schema_for!(NodeInfo)),
         ("plan", schema_for!(Plan)),
         ("pool-capabilities", schema_for!(Vec<PoolTypeItem>)),
         ("pool-info", schema_for!(PoolItem)),
         ("pool-list", schema_for!(Vec<PoolItem>)),
+        ("vcpucount", schema_for!(Vec<VcpuCountItem>)),
         ("verify-certificate", schema_for!(Vec<CertificateItem>)),
         ("version", schema_for!(VersionInfo)),
         ("vol-chain", schema_for!(ChainItem)),

@@ -203,5 +203,23 @@ pub fn fixture() -> Cenote {
     }
     cenote.ok("vol-overlay base.qcow2 overlay.qcow2");
     cenote.ok("vol-snapshot-create snap.qcow2 first");
+    domains(&cenote);
     cenote
+}
+
+/// A domain `web` that is defined, and a document of another one.
+pub fn domains(cenote: &Cenote) {
+    let disk = cenote.state().join("images/disk.raw");
+    let uuid = "<uuid>c7a5fdbd-cdaf-9455-926a-d65c16db1809</uuid>";
+    for (name, uuid) in [("web", uuid), ("mail", "")] {
+        let xml = format!(
+            "<domain type='kvm'><name>{name}</name>{uuid}<memory>524288</memory>\
+             <vcpu>2</vcpu><os><type>hvm</type></os><devices>\
+             <disk type='file'><driver name='qemu' type='raw'/><source file='{}'/>\
+             <target dev='vda'/></disk><serial type='pty'/></devices></domain>",
+            disk.display()
+        );
+        std::fs::write(cenote.path(&format!("{name}.xml")), xml).expect("written");
+    }
+    cenote.ok("define web.xml");
 }

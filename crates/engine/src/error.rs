@@ -19,6 +19,9 @@ pub enum Error {
     /// A wipe was refused or stopped.
     #[error(transparent)]
     Wipe(#[from] cenote_pools::wipe::Error),
+    /// An operation on a domain failed.
+    #[error(transparent)]
+    Domain(#[from] crate::domains::Error),
     /// A file of the node itself could not be used.
     #[error("cannot {action} '{}': {source}", path.display())]
     Io {
@@ -97,6 +100,7 @@ impl Error {
         match self {
             Error::Storage(error) => error.kind(),
             Error::Wipe(error) => error.kind(),
+            Error::Domain(error) => error.kind(),
             Error::NoSuchJob(_) => ErrorKind::NotFound,
             Error::Busy { .. } | Error::JobEnded(_) => ErrorKind::InvalidState,
             Error::NoHome | Error::StateNotWritable { .. } | Error::NewerState { .. } => {
@@ -112,6 +116,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Storage(error) => error.hint(),
+            Error::Domain(error) => error.hint(),
             Error::NoHome => Some("set HOME, or name a directory with --state-dir".into()),
             Error::StateNotWritable { .. } => Some(
                 "run as the directory's owner, or name a directory you may write with --state-dir"

@@ -37,6 +37,7 @@
 //! written it, overwrite a file that it did not make, or touch a volume that
 //! something else uses or stands on.
 
+mod domains;
 mod error;
 mod events;
 mod inspect;
@@ -51,6 +52,11 @@ mod state;
 mod volumes;
 mod wipes;
 
+pub use domains::{
+    Amount, Cause, CrashedReason, DefineOptions, DomainInfo, DomainState, Error as DomainError,
+    PausedReason, RunningReason, Scope, ShutOffReason, ShutdownReason, UndefineOptions, Undefined,
+    XmlOptions,
+};
 pub use error::{Error, Result};
 pub use events::{Event, EventWatcher};
 pub use jobs::{Job, JobState};

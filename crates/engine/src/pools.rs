@@ -577,12 +577,14 @@ impl Node {
             if known.is_some() {
                 transaction.execute("DELETE FROM pools WHERE persistent = 0", [])?;
                 transaction.execute("UPDATE pools SET active = 0, mounted = 0", [])?;
+                transaction.execute("DELETE FROM node WHERE key = 'domain-id'", [])?;
             }
             Ok(known.is_some())
         })?;
         if !fresh {
             return Ok(());
         }
+        self.note_boot_of_domains()?;
         for row in self
             .pool_rows()?
             .iter()

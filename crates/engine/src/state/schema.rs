@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 
 /// One entry per schema version; entry `n` brings version `n` to `n + 1`.
 /// Entries that were released are never edited, only added to.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE node (
         key   TEXT PRIMARY KEY,
         value TEXT NOT NULL
@@ -74,7 +75,30 @@ const MIGRATIONS: &[&str] = &["
         subject  TEXT NOT NULL,
         detail   TEXT NOT NULL
     ) STRICT;
-"];
+",
+    "
+    -- Documents are libvirt's XML. A transient domain has no definition, one
+    -- that does not run has no live document.
+    CREATE TABLE domains (
+        id          INTEGER PRIMARY KEY,
+        name        TEXT NOT NULL UNIQUE,
+        uuid        TEXT NOT NULL UNIQUE,
+        title       TEXT,
+        definition  TEXT,
+        live        TEXT,
+        autostart   INTEGER NOT NULL DEFAULT 0,
+        -- libvirt's numbers.
+        state       INTEGER NOT NULL DEFAULT 5,
+        reason      INTEGER NOT NULL DEFAULT 0,
+        -- The id while it runs.
+        run         INTEGER UNIQUE,
+        -- Ends with the connection that started it.
+        autodestroy INTEGER NOT NULL DEFAULT 0,
+        CHECK (definition IS NOT NULL OR live IS NOT NULL),
+        CHECK ((live IS NULL) = (run IS NULL))
+    ) STRICT;
+",
+];
 
 /// Brings the schema to the newest version, all steps in one transaction.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {

@@ -1,0 +1,85 @@
+//! Commands on domains.
+
+mod define;
+mod edit;
+mod read;
+mod words;
+
+use cenote_engine::Scope;
+use clap::Args;
+use clap_complete::ArgValueCandidates;
+
+use crate::completion;
+use crate::verb::Entry;
+
+pub(super) const ENTRIES: &[Entry] = &[
+    Entry::of::<read::List>(),
+    Entry::of::<read::DomInfo>(),
+    Entry::of::<read::DomState>(),
+    Entry::of::<read::DumpXml>(),
+    Entry::of::<read::DomId>(),
+    Entry::of::<read::DomName>(),
+    Entry::of::<read::DomUuid>(),
+    Entry::of::<read::DomBlkList>(),
+    Entry::of::<read::DomIfList>(),
+    Entry::of::<read::VcpuCount>(),
+    Entry::of::<define::Define>(),
+    Entry::of::<define::Undefine>(),
+    Entry::of::<define::DomRename>(),
+    Entry::of::<define::Autostart>(),
+    Entry::of::<edit::Edit>(),
+    Entry::of::<words::Desc>(),
+    Entry::of::<words::MetadataVerb>(),
+    Entry::of::<define::SetMem>(),
+    Entry::of::<define::SetMaxMem>(),
+    Entry::of::<define::SetVcpus>(),
+];
+
+// The domain that a command is about.
+#[derive(Args, Clone, Debug)]
+#[allow(
+    missing_docs,
+    reason = "clap would make a doc comment the description of every such command"
+)]
+struct Target {
+    /// Name, UUID, or id while it runs, of the domain
+    #[arg(add = ArgValueCandidates::new(completion::domains))]
+    domain: String,
+}
+
+// Which of its documents.
+#[derive(Args, Clone, Copy, Debug, Default)]
+#[allow(
+    missing_docs,
+    reason = "clap would make a doc comment the description of every such command"
+)]
+struct ScopeChoice {
+    /// The definition, which the next start uses
+    #[arg(long)]
+    config: bool,
+    /// What runs
+    #[arg(long)]
+    live: bool,
+    /// What runs if it runs, else the definition; this is the default
+    #[arg(long, conflicts_with_all = ["config", "live"])]
+    current: bool,
+}
+
+impl ScopeChoice {
+    /// The one document that is shown.
+    fn scope_to_read(self) -> Scope {
+        match self.scope() {
+            Scope::Both => Scope::Live,
+            other => other,
+        }
+    }
+
+    fn scope(self) -> Scope {
+        match (self.config, self.live) {
+            (true, true) => Scope::Both,
+            (true, false) => Scope::Config,
+            (false, true) => Scope::Live,
+            (false, false) => Scope::Current,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Definitions of domains on a node. Row numbers are those of the feature table.
+
+use std::path::Path;
+
+use cenote_engine::{
+    Amount, DefineOptions, DomainError, DomainState, Error, ErrorKind, Node, NodeOptions, Scope,
+    ShutOffReason, UndefineOptions, XmlOptions,
+};
+
+fn node(dir: &Path) -> Node {
+    Node::open(&NodeOptions::in_dir(dir)).expect("a node in a temporary directory opens")
+}
+
+fn document(name: &str, more: &str) -> String {
+    format!(
+        "<domain type='kvm'><name>{name}</name>{more}<memory>65536</memory>\
+         <os><type>hvm</type></os></domain>"
+    )
+}
+
+/// Rows 13 and 31.
+#[test]
+fn a_definition_outlives_its_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = node(dir.path())
+        .domain_define(&document("g", ""), DefineOptions::default())
+        .unwrap();
+    let node = node(dir.path());
+    let found = node.domain("g").unwrap();
+    assert_eq!(found, made);
+    assert_eq!(found.state, DomainState::ShutOff(ShutOffReason::Unknown));
+    assert!(found.persistent && !found.autostart && found.id.is_none());
+    assert_eq!(node.domain(&found.uuid.to_uppercase()).unwrap(), made);
+    assert!(matches!(
+        node.domain("1").unwrap_err(),
+        Error::Domain(DomainError::NoSuchId(_))
+    ));
+}
+
+/// Row 102: what the document leaves open is given once and stays.
+#[test]
+fn identity_is_given_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path());
+    let card = "<devices><interface type='user'/></devices>";
+    let xml = document("g", "").replace("</domain>", &format!("{card}</domain>"));
+    let made = node.domain_define(&xml, DefineOptions::default()).unwrap();
+    let first = node.domain_xml("g", XmlOptions::default()).unwrap();
+    assert!(first.contains(&made.uuid), "{first}");
+    assert!(first.contains("<mac address='52:54:00:"), "{first}");
+    node.domain_define(&first, DefineOptions::default())
+        .unwrap();
+    assert_eq!(node.domain_xml("g", XmlOptions::default()).unwrap(), first);
+}
+
+#[test]
+fn passwords_are_for_their_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path());
+    let screen = "<devices><graphics type='vnc' passwd='secret'/></devices>";
+    let xml = document("g", "").replace("</domain>", &format!("{screen}</domain>"));
+    node.domain_define(&xml, DefineOptions::default()).unwrap();
+    let plain = node.domain_xml("g", XmlOptions::default()).unwrap();
+    assert!(!plain.contains("secret"));
+    let secure = XmlOptions {
+        secure: true,
+        ..XmlOptions::default()
+    };
+    assert!(node.domain_xml("g", secure).unwrap().contains("secret"));
+}
+
+#[test]
+fn changes_are_refused_where_there_is_nothing_to_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path());
+    node.domain_define(&document("g", ""), DefineOptions::default())
+        .unwrap();
+    let error = node
+        .domain_set_memory("g", Scope::Live, Amount::Current, 1024)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidState);
+    assert_eq!(
+        error.to_string(),
+        "Requested operation is not valid: domain is not running"
+    );
+    let error = node
+        .domain_set_memory("g", Scope::Config, Amount::Current, 0)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let error = node
+        .domain_set_title("g", Scope::Config, Some("two\nlines"))
+        .unwrap_err();
+    assert!(error.to_string().contains("one line"), "{error}");
+}
+
+/// Row 81: what would be lost along with a definition is named first.
+#[test]
+fn a_managed_save_holds_a_definition() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path());
+    let made = node
+        .domain_define(&document("g", ""), DefineOptions::default())
+        .unwrap();
+    let save = dir.path().join("save");
+    std::fs::create_dir(&save).unwrap();
+    let file = save.join(format!("{}.save", made.uuid));
+    std::fs::write(&file, "x").unwrap();
+    assert!(node.domain("g").unwrap().managed_save);
+    assert!(node.domains().unwrap()[0].managed_save);
+    let error = node
+        .domain_undefine("g", UndefineOptions::default())
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidState);
+    assert!(error.hint().unwrap().contains("--managed-save"));
+    let with = UndefineOptions {
+        managed_save: true,
+        ..UndefineOptions::default()
+    };
+    node.domain_undefine("g", with).unwrap();
+    assert!(!file.exists());
+    assert!(node.domains().unwrap().is_empty());
+}
+
+/// Two processes define at once: each name and UUID is taken once.
+#[test]
+fn racing_definitions_are_serialised() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(node(dir.path()));
+    let defined: usize = std::thread::scope(|scope| {
+        let racers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let node = node(dir.path());
+                    let define = |name: &str| {
+                        node.domain_define(&document(name, ""), DefineOptions::default())
+                    };
+                    (0..10).filter(|n| define(&format!("g{n}")).is_ok()).count()
+                })
+            })
+            .collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).sum()
+    });
+    assert_eq!(defined, 10);
+    assert_eq!(node(dir.path()).domains().unwrap().len(), 10);
+}
