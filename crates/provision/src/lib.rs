@@ -2,6 +2,7 @@
 //!
 //! - [`iso`]: ISO 9660 images, read and written.
 //! - [`initrd`]: files put into an installer's initial RAM disk.
+//! - [`media`]: the installer in a tree or an image, and which system it installs.
 //!
 //! # Promises
 //!
@@ -16,3 +17,4 @@
 
 pub mod initrd;
 pub mod iso;
+pub mod media;

@@ -87,6 +87,8 @@ pub(crate) const PACKAGES: &[Package] = {
         package(Test, "lz4", "packs initrds"),
         package(Test, "zstd", "packs initrds"),
         package(Test, "xz-utils", "packs initrds"),
+        package(Test, "osinfo-db", "the operating systems that install media are told by"),
+        package(Test, "libosinfo-bin", "osinfo-detect, which must tell them likewise"),
         package(Test, "zsh", "reads our zsh completions"),
         package(Test, "fish", "reads our fish completions"),
         package(Lab, "qemu-system-x86", "emulates the lab's AMD host, and is the peer of the monitor"),
