@@ -26,6 +26,7 @@
 //! is marked in the memory's bitmap of written pages.
 
 mod chain;
+pub mod net;
 mod pci;
 mod queue;
 mod registers;
