@@ -3,6 +3,7 @@
 //!
 //! Ratios are the result; rates belong to the machine. Exits with 1 where a
 //! promised ratio is missed.
+#![allow(unsafe_code)] // Advice on the memory of the plain writes.
 
 use std::error::Error;
 use std::fs::{File, OpenOptions};
@@ -21,10 +22,19 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 const O_DIRECT: i32 = 0o40000;
 const CHUNK: usize = 4 << 20;
 
+/// GB/s of each case, one figure a round; empty where the program is missing.
 struct Row {
     name: &'static str,
-    /// GB/s; none where the program is missing.
-    rate: Option<f64>,
+    rates: Vec<f64>,
+}
+
+impl Row {
+    /// The median of the rounds.
+    fn rate(&self) -> Option<f64> {
+        let mut rates = self.rates.clone();
+        rates.sort_by(f64::total_cmp);
+        rates.get(rates.len() / 2).copied()
+    }
 }
 
 struct Promise {
@@ -48,132 +58,138 @@ fn run() -> Outcome<bool> {
     let mut arguments = std::env::args().skip(1);
     let folder = PathBuf::from(arguments.next().unwrap_or_else(|| ".".to_owned()));
     let gigabytes: u64 = arguments.next().map_or(Ok(2), |text| text.parse())?;
+    let rounds: usize = arguments.next().map_or(Ok(1), |text| text.parse())?;
     std::fs::create_dir_all(&folder)?;
     let path = folder.join(format!("wipe-bench-{}.raw", std::process::id()));
-    let result = measure(&path, &folder, gigabytes << 30);
+    let result = measure(&path, &folder, gigabytes << 30, rounds);
     // Whatever happened, the file is large.
     std::fs::remove_file(&path)?;
     let (rows, promises) = result?;
     Ok(print(&rows, &promises))
 }
 
-fn measure(path: &Path, folder: &Path, size: u64) -> Outcome<(Vec<Row>, Vec<Promise>)> {
-    fill(path, size)?;
-    // Cenote first, so that its memory is this process's peak so far.
-    let zero = wipe(path, folder, Algorithm::Zero)?;
-    let random = wipe(path, folder, Algorithm::Random)?;
-    let memory = peak_memory()?;
-    let write = plain_write(path, size)?;
-    let read = plain_read(path, size)?;
-    let shred = peer(path, size, "shred", &["-n1"])?;
-    let scrub_random = peer(path, size, "scrub", &["-f", "-S", "-p", "random"])?;
-    let scrub_zero = peer(path, size, "scrub", &["-f", "-S", "-p", "fillzero"])?;
-    let dd = dd(path, size)?;
+const WRITE: &str = "plain O_DIRECT write, 4 MiB";
+const SMALL_PAGES: &str = "the same from pages of 4 KiB";
+const DD: &str = "dd zero, direct, 4 MiB";
+const ZERO: &str = "cenote zero";
+const RANDOM: &str = "cenote random";
+const SHRED: &str = "shred -n1";
+const SCRUB_RANDOM: &str = "scrub -p random (virsh runs it)";
+const SCRUB_ZERO: &str = "scrub -p fillzero";
+const READ: &str = "plain O_DIRECT read, 4 MiB";
+const CHECK_ZERO: &str = "cenote verify zero";
+const CHECK_RANDOM: &str = "cenote verify random";
 
-    let ours_zero = rate(size, zero.passes[0].milliseconds);
-    let ours_random = rate(size, random.passes[0].milliseconds);
-    let verified = |report: &FileReport| {
-        report
-            .verification
-            .as_ref()
-            .map_or(0.0, |done| rate(done.bytes, done.milliseconds))
-    };
-    let (check_zero, check_random) = (verified(&zero), verified(&random));
-    let rows = vec![
-        Row {
-            name: "plain O_DIRECT write, 4 MiB",
-            rate: Some(write),
-        },
-        Row {
-            name: "dd zero, direct",
-            rate: dd,
-        },
-        Row {
-            name: "cenote zero",
-            rate: Some(ours_zero),
-        },
-        Row {
-            name: "cenote random",
-            rate: Some(ours_random),
-        },
-        Row {
-            name: "shred -n1",
-            rate: shred,
-        },
-        Row {
-            name: "scrub -p random (virsh runs it)",
-            rate: scrub_random,
-        },
-        Row {
-            name: "scrub -p fillzero",
-            rate: scrub_zero,
-        },
-        Row {
-            name: "plain O_DIRECT read, 4 MiB",
-            rate: Some(read),
-        },
-        Row {
-            name: "cenote verify zero",
-            rate: Some(check_zero),
-        },
-        Row {
-            name: "cenote verify random",
-            rate: Some(check_random),
-        },
+/// Every case on the same file, all in turn, as often as asked.
+fn measure(
+    path: &Path,
+    folder: &Path,
+    size: u64,
+    rounds: usize,
+) -> Outcome<(Vec<Row>, Vec<Promise>)> {
+    fill(path, size)?;
+    let names = [
+        WRITE,
+        SMALL_PAGES,
+        DD,
+        ZERO,
+        RANDOM,
+        SHRED,
+        SCRUB_RANDOM,
+        SCRUB_ZERO,
+        READ,
+        CHECK_ZERO,
+        CHECK_RANDOM,
     ];
-    let over = |ours: f64, theirs: Option<f64>| theirs.map(|theirs| ours / theirs);
-    let promises = vec![
-        Promise {
-            what: "zero / plain write",
-            ratio: over(ours_zero, Some(write)),
-            least: 0.95,
-        },
-        Promise {
-            what: "random / plain write",
-            ratio: over(ours_random, Some(write)),
-            least: 0.95,
-        },
-        Promise {
-            what: "random / shred -n1",
-            ratio: over(ours_random, shred),
-            least: 4.0,
-        },
-        Promise {
-            what: "random / scrub random",
-            ratio: over(ours_random, scrub_random),
-            least: 5.0,
-        },
-        Promise {
-            what: "zero / scrub fillzero",
-            ratio: over(ours_zero, scrub_zero),
-            least: 1.0,
-        },
-        Promise {
-            what: "verify zero / plain read",
-            ratio: over(check_zero, Some(read)),
-            least: 0.9,
-        },
-        Promise {
-            what: "verify random / plain read",
-            ratio: over(check_random, Some(read)),
-            least: 0.9,
-        },
+    let mut rows: Vec<Row> = names
+        .map(|name| Row {
+            name,
+            rates: Vec::new(),
+        })
+        .into();
+    let mut memory = 0;
+    for round in 0..rounds.max(1) {
+        let zero = wipe(path, folder, Algorithm::Zero)?;
+        let random = wipe(path, folder, Algorithm::Random)?;
+        if round == 0 {
+            // Before all else, so that it is Cenote's peak and nobody's besides.
+            memory = peak_memory()?;
+        }
+        let figures = [
+            (ZERO, Some(written(&zero))),
+            (CHECK_ZERO, Some(verified(&zero))),
+            (RANDOM, Some(written(&random))),
+            (CHECK_RANDOM, Some(verified(&random))),
+            (WRITE, Some(plain_write(path, size, Pages::Huge)?)),
+            (SMALL_PAGES, Some(plain_write(path, size, Pages::Small)?)),
+            (READ, Some(plain_read(path, size)?)),
+            (DD, dd(path, size)?),
+            (SHRED, peer(path, size, "shred", &["-n1"])?),
+            (
+                SCRUB_RANDOM,
+                peer(path, size, "scrub", &["-f", "-S", "-p", "random"])?,
+            ),
+            (
+                SCRUB_ZERO,
+                peer(path, size, "scrub", &["-f", "-S", "-p", "fillzero"])?,
+            ),
+        ];
+        for (name, rate) in figures {
+            let row = rows.iter_mut().find(|row| row.name == name);
+            row.ok_or("a figure without a row")?.rates.extend(rate);
+        }
+    }
+    let promises = promises(&rows, memory);
+    Ok((rows, promises))
+}
+
+fn written(report: &FileReport) -> f64 {
+    let pass = &report.passes[0];
+    rate(pass.bytes, pass.milliseconds)
+}
+
+fn verified(report: &FileReport) -> f64 {
+    report
+        .verification
+        .as_ref()
+        .map_or(0.0, |done| rate(done.bytes, done.milliseconds))
+}
+
+/// The ratios that are promised; `memory` is Cenote's peak in KiB.
+fn promises(rows: &[Row], memory: u64) -> Vec<Promise> {
+    let of = |name| rows.iter().find(|row| row.name == name)?.rate();
+    let promise = |what, ours, theirs, least| Promise {
+        what,
+        ratio: of(ours).zip(of(theirs)).map(|(ours, theirs)| ours / theirs),
+        least,
+    };
+    vec![
+        promise("zero / plain write", ZERO, WRITE, 0.95),
+        promise("random / plain write", RANDOM, WRITE, 0.95),
+        promise("zero / the same, 4 KiB pages", ZERO, SMALL_PAGES, 0.95),
+        promise("random / the same, 4 KiB pages", RANDOM, SMALL_PAGES, 0.95),
+        promise("random / shred -n1", RANDOM, SHRED, 4.0),
+        promise("random / scrub random", RANDOM, SCRUB_RANDOM, 5.0),
+        promise("zero / scrub fillzero", ZERO, SCRUB_ZERO, 1.0),
+        promise("verify zero / plain read", CHECK_ZERO, READ, 0.9),
+        promise("verify random / plain read", CHECK_RANDOM, READ, 0.9),
         Promise {
             what: "64 MiB / peak memory",
             ratio: Some((64 << 10) as f64 / memory.max(1) as f64),
             least: 1.0,
         },
-    ];
-    Ok((rows, promises))
+    ]
 }
 
 fn print(rows: &[Row], promises: &[Promise]) -> bool {
-    println!("{:<34} {:>8}", "", "GB/s");
+    println!("{:<34} {:>8}  rounds", "median of the rounds", "GB/s");
     for row in rows {
-        match row.rate {
-            Some(rate) => println!("{:<34} {rate:>8.2}", row.name),
-            None => println!("{:<34} not installed", row.name),
-        }
+        let Some(rate) = row.rate() else {
+            println!("{:<34} not installed", row.name);
+            continue;
+        };
+        let rounds: Vec<String> = row.rates.iter().map(|rate| format!("{rate:.2}")).collect();
+        println!("{:<34} {rate:>8.2}  {}", row.name, rounds.join(" "));
     }
     println!("\n{:<34} {:>8} {:>8}", "", "ratio", "promised");
     let mut kept = true;
@@ -237,13 +253,34 @@ fn wipe(path: &Path, folder: &Path, algorithm: Algorithm) -> Outcome<FileReport>
         .ok_or_else(|| "a report without files".into())
 }
 
-/// Memory at an address that is a multiple of 4096, as `O_DIRECT` wants it.
+/// What the memory of a plain write consists of. A virtual disk is much faster
+/// with huge pages, and a page never written to is the kernel's one page of
+/// zeroes; so both kinds are measured, and both filled.
+#[derive(Clone, Copy)]
+enum Pages {
+    Huge,
+    Small,
+}
+
+/// 4 MiB at an address that is a multiple of 2 MiB, filled.
 struct Aligned(Vec<u8>, usize);
 
+/// Larger than what the C library would take from memory used before.
+const RESERVE: usize = 64 << 20;
+const HUGE: usize = 2 << 20;
+
 impl Aligned {
-    fn new() -> Self {
-        let memory = vec![0; CHUNK + 4096];
-        let skip = memory.as_ptr().align_offset(4096);
+    fn new(pages: Pages) -> Self {
+        let mut memory = vec![0; RESERVE];
+        let skip = memory.as_ptr().align_offset(HUGE);
+        let advice = match pages {
+            Pages::Huge => libc::MADV_HUGEPAGE,
+            Pages::Small => libc::MADV_NOHUGEPAGE,
+        };
+        let place = &mut memory[skip..skip + CHUNK];
+        // SAFETY: advice on whole pages of our own; they keep their content.
+        unsafe { libc::madvise(place.as_mut_ptr().cast(), CHUNK, advice) };
+        place.fill(0xa5);
         Self(memory, skip)
     }
 
@@ -260,9 +297,9 @@ fn direct(path: &Path) -> Outcome<File> {
         .open(path)?)
 }
 
-fn plain_write(path: &Path, size: u64) -> Outcome<f64> {
+fn plain_write(path: &Path, size: u64, pages: Pages) -> Outcome<f64> {
     let file = direct(path)?;
-    let mut buffer = Aligned::new();
+    let mut buffer = Aligned::new(pages);
     let begun = Instant::now();
     for at in (0..size).step_by(CHUNK) {
         file.write_all_at(buffer.slice(), at)?;
@@ -273,7 +310,7 @@ fn plain_write(path: &Path, size: u64) -> Outcome<f64> {
 
 fn plain_read(path: &Path, size: u64) -> Outcome<f64> {
     let file = direct(path)?;
-    let mut buffer = Aligned::new();
+    let mut buffer = Aligned::new(Pages::Huge);
     let begun = Instant::now();
     for at in (0..size).step_by(CHUNK) {
         file.read_exact_at(buffer.slice(), at)?;

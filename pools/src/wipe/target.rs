@@ -370,7 +370,7 @@ impl Storage for Target {
         let end = offset
             .saturating_add(buf.len() as u64)
             .next_multiple_of(unit);
-        let mut bounce = Buffer::new((end - start) as usize, 0);
+        let mut bounce = Buffer::new((end - start) as usize);
         let got = read_some(&self.file, &mut bounce, start)?;
         bounce[got..].fill(0);
         let skip = (offset - start) as usize;

@@ -18,7 +18,7 @@ Usage: cargo xtask bench image|wipe [--rounds N] [--only TEXT] [--folder FOLDER]
 
   image            the image engine beside qemu-img: reads, writes, convert, commit, rebase,
                    flatten, check, overlays, long chains, and the memory each takes
-  wipe             overwriting 2 GiB once beside plain writes, shred and scrub; --folder counts
+  wipe             overwriting 2 GiB beside plain writes, shred and scrub; --only is not for it
 
   --rounds N       runs of each case, taken in turn; the median counts (3)
   --only TEXT      only cases whose name has TEXT in it

@@ -8,6 +8,9 @@ use crate::shell::{self, Outcome};
 const GIBIBYTES: &str = "2";
 
 pub(super) fn run(wanted: &Wanted) -> Outcome<()> {
+    if wanted.only.is_some() {
+        return shell::fail("bench wipe: all cases stand beside each other; --only is not taken");
+    }
     let scratch = Scratch::new(&wanted.folder)?;
     let folder = scratch.file("wipe").display().to_string();
     let arguments = [
@@ -20,6 +23,9 @@ pub(super) fn run(wanted: &Wanted) -> Outcome<()> {
         "wipe_bench",
         "--",
     ];
-    let words = arguments.into_iter().chain([folder.as_str(), GIBIBYTES]);
+    let rounds = wanted.rounds.to_string();
+    let words = arguments
+        .into_iter()
+        .chain([folder.as_str(), GIBIBYTES, rounds.as_str()]);
     shell::run(&mut shell::cargo(words))
 }

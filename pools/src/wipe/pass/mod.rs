@@ -197,9 +197,9 @@ struct Constant(Vec<Arc<Buffer>>);
 
 impl Constant {
     fn new(pattern: &[u8], length: usize) -> Self {
-        let phases = (0..pattern.len()).map(|phase| {
-            let mut buffer = Buffer::new(length, phase as u16);
-            let mut bytes = pattern.iter().cycle().skip(phase);
+        let set = Buffer::set(pattern.len() as u16, length);
+        let phases = set.into_iter().map(|mut buffer| {
+            let mut bytes = pattern.iter().cycle().skip(buffer.index.into());
             if let [byte] = pattern {
                 buffer.fill(*byte);
             } else {

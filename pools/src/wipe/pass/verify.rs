@@ -21,15 +21,15 @@ enum Expected {
 
 impl Expected {
     /// The offset of the first byte that differs.
-    fn check(&mut self, buffer: &mut [u8], offset: u64) -> Option<u64> {
+    fn check(&self, buffer: &[u8], offset: u64) -> Option<u64> {
         let wrong = match self {
             Self::Random(stream) => stream.check(buffer, offset).err()?,
             Self::Constant(constant) => {
                 let expected = &constant.at(offset)[..buffer.len()];
-                if expected == &*buffer {
+                if expected == buffer {
                     return None;
                 }
-                expected.iter().zip(&*buffer).position(|(a, b)| a != b)?
+                expected.iter().zip(buffer).position(|(a, b)| a != b)?
             }
         };
         Some(offset + wrong as u64)
@@ -112,9 +112,9 @@ fn chosen(portion: Portion, chunk: Chunk, total: u64) -> bool {
     }
 }
 
-fn compare(mut expected: Expected, work: &Receiver<(Buffer, Chunk)>, give: &Sender<Checked>) {
-    for (mut buffer, chunk) in work {
-        let wrong = expected.check(&mut buffer[..chunk.length], chunk.offset);
+fn compare(expected: Expected, work: &Receiver<(Buffer, Chunk)>, give: &Sender<Checked>) {
+    for (buffer, chunk) in work {
+        let wrong = expected.check(&buffer[..chunk.length], chunk.offset);
         if give
             .send(Checked {
                 buffer,

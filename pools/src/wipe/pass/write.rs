@@ -1,8 +1,9 @@
-//! Writing a pass: a generator thread ahead of the requests in flight.
+//! Writing a pass: generator threads ahead of the requests in flight.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::super::buffer::Buffer;
@@ -17,49 +18,87 @@ use super::{
 /// Chunks ready to be written, in order.
 enum Supply<'a> {
     Constant(Constant, Box<dyn Iterator<Item = Chunk> + 'a>),
-    Generated {
-        ready: Receiver<(Buffer, Chunk)>,
-        free: Sender<Buffer>,
-    },
+    Generated(Generated),
+}
+
+/// What the generators have made. They end chunks in any order; what is
+/// written before a position must have no gaps, so they are put in order here.
+struct Generated {
+    ready: Receiver<(Buffer, Chunk)>,
+    free: Sender<Buffer>,
+    early: BTreeMap<u64, (Buffer, Chunk)>,
+    /// Position of the chunk whose turn it is.
+    turn: u64,
+}
+
+impl Generated {
+    fn next(&mut self, wait: bool) -> Option<(Buffer, Chunk)> {
+        loop {
+            if let Some((buffer, chunk)) = self.early.remove(&self.turn) {
+                self.turn += chunk.length as u64;
+                return Some((buffer, chunk));
+            }
+            // Whoever makes that chunk has its buffer already: it will come.
+            let (buffer, chunk) = if wait {
+                self.ready.recv().ok()?
+            } else {
+                self.ready.try_recv().ok()?
+            };
+            self.early.insert(chunk.position, (buffer, chunk));
+        }
+    }
 }
 
 impl Supply<'_> {
     /// The next chunk; with `wait` only `None` at the end, else also when the
-    /// generator has not finished one.
+    /// generators have not finished it.
     fn next(&mut self, wait: bool) -> Option<(Lease, Chunk)> {
         match self {
             Self::Constant(constant, chunks) => {
                 let chunk = chunks.next()?;
                 Some((Lease::Shared(constant.at(chunk.offset).clone()), chunk))
             }
-            Self::Generated { ready, .. } => {
-                let next = if wait {
-                    ready.recv().ok()
-                } else {
-                    ready.try_recv().ok()
-                };
-                next.map(|(buffer, chunk)| (Lease::Own(buffer), chunk))
+            Self::Generated(generated) => {
+                let (buffer, chunk) = generated.next(wait)?;
+                Some((Lease::Own(buffer), chunk))
             }
         }
     }
 
     fn take_back(&self, lease: Lease) {
-        if let (Self::Generated { free, .. }, Lease::Own(buffer)) = (self, lease) {
-            // The generator is gone when all is generated.
+        if let (Self::Generated(Generated { free, .. }), Lease::Own(buffer)) = (self, lease) {
+            // The generators are gone when all is generated.
             let _ = free.send(buffer);
         }
     }
 }
 
+/// One generator makes about as much as the fastest disks take and gets in
+/// its own way when the memory it fills was just read by a device; two keep up.
+const GENERATORS: usize = 2;
+
+/// What is still to be made, and the memory for it.
+struct Work<I> {
+    chunks: I,
+    free: Receiver<Buffer>,
+}
+
 /// Fills buffers with the key stream until the chunks or the takers end.
-fn generate(
-    mut stream: KeyStream,
-    chunks: impl Iterator<Item = Chunk>,
-    free: &Receiver<Buffer>,
+fn generate<I: Iterator<Item = Chunk>>(
+    stream: &KeyStream,
+    work: &Mutex<Work<I>>,
     ready: &Sender<(Buffer, Chunk)>,
 ) {
-    for chunk in chunks {
-        let Ok(mut buffer) = free.recv() else { return };
+    loop {
+        let (mut buffer, chunk) = {
+            let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
+            // Memory first: a chunk taken is a chunk that will be made.
+            let Ok(buffer) = work.free.recv() else { return };
+            let Some(chunk) = work.chunks.next() else {
+                return;
+            };
+            (buffer, chunk)
+        };
         stream.fill(&mut buffer[..chunk.length], chunk.offset);
         if ready.send((buffer, chunk)).is_err() {
             return;
@@ -97,9 +136,24 @@ pub(in super::super) fn write(
                 let _ = free.send(buffer);
             }
             let stream = key.stream();
+            let work = Mutex::new(Work {
+                chunks: all,
+                free: to_fill,
+            });
+            let supply = Supply::Generated(Generated {
+                ready,
+                free,
+                early: BTreeMap::new(),
+                turn: start,
+            });
             std::thread::scope(|scope| {
-                scope.spawn(move || generate(stream, all, &to_fill, &filled));
-                Writer::new(run, queue, start).run(Supply::Generated { ready, free }, hooks)
+                for _ in 0..GENERATORS {
+                    let filled = filled.clone();
+                    let (stream, work) = (&stream, &work);
+                    scope.spawn(move || generate(stream, work, &filled));
+                }
+                drop(filled);
+                Writer::new(run, queue, start).run(supply, hooks)
             })
         }
     }
@@ -268,7 +322,7 @@ impl<'a> Writer<'a> {
             Lease::Shared(buffer) => buffer,
         };
         let block = self.run.storage.alignment().clamp(512, 4096);
-        let mut aligned = Buffer::new(block, 0);
+        let mut aligned = Buffer::new(block);
         let mut faults = Faults::default();
         for (number, part) in buffer[..length].chunks(block).enumerate() {
             let at = offset + (number * block) as u64;
