@@ -217,6 +217,8 @@ impl Session<'_> {
             watched: Instant::now(),
             counted: start,
             timed: Instant::now(),
+            latest: start,
+            whole: record.request.verify == Verify::All || stage != Stage::Verify,
             mismatches: trim.then_some(0),
             cancelled: false,
         };
@@ -226,7 +228,10 @@ impl Session<'_> {
                     Verify::Sample(percent) => Portion::Sample(percent),
                     _ => Portion::All,
                 };
-                pass::verify(&run, start, portion, &mut books)?
+                let done = pass::verify(&run, start, portion, &mut books)?;
+                // The time since the last record belongs to the reading too.
+                books.record(books.latest)?;
+                done
             }
             _ => (pass::write(&run, start, &mut books)?, 0),
         };
@@ -281,7 +286,7 @@ impl Session<'_> {
         let (_, read, mismatches) = self.transfer(content, spans, Stage::Verify)?;
         if let Some(verification) = &mut self.done().verification {
             verification.finished = Some(now());
-            verification.bytes = before.max(read);
+            verification.bytes = before + read;
         }
         if algorithm == Algorithm::Trim {
             let answers = match mismatches {
@@ -420,6 +425,10 @@ struct Books<'a> {
     /// Position up to which bytes are in the report.
     counted: u64,
     timed: Instant,
+    /// Position up to which all is transferred.
+    latest: u64,
+    /// Whether all before a position is transferred, or a sample of it.
+    whole: bool,
     /// Counted instead of failed, where differences are an answer.
     mismatches: Option<u64>,
     cancelled: bool,
@@ -428,7 +437,10 @@ struct Books<'a> {
 impl Books<'_> {
     fn record(&mut self, position: u64) -> Result<()> {
         self.progress.position = position;
-        let bytes = position.saturating_sub(self.counted);
+        let bytes = match self.whole {
+            true => position.saturating_sub(self.counted),
+            false => 0,
+        };
         let spent = milliseconds(self.timed);
         let done = &mut self.progress.files[self.index];
         match (self.stage, done.passes.last_mut(), &mut done.verification) {
@@ -476,6 +488,7 @@ impl Books<'_> {
 
 impl Hooks for Books<'_> {
     fn advanced(&mut self, position: u64) -> Result<Flow> {
+        self.latest = position;
         if self
             .observer
             .event(&WipeEvent::Advanced { done: position })
