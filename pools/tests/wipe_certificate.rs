@@ -188,6 +188,27 @@ fn a_head_that_was_changed_or_lost_is_refused() {
 }
 
 #[test]
+fn a_head_is_told_from_a_certificate() {
+    let node = Node::new();
+    let paths = node.three();
+    let head = paths[0].with_file_name("head.json");
+    for chain in [Chain::Whole, Chain::Alone] {
+        let error = verify(&head, chain, None).unwrap_err();
+        assert!(
+            matches!(&error, Error::IsHead { last: Some(last), .. } if *last == paths[2]),
+            "{error}"
+        );
+        let says = error.to_string();
+        assert!(says.contains("no certificate; give the last one"), "{says}");
+        assert!(says.contains(paths[2].to_str().unwrap()), "{says}");
+    }
+    let away = node.folder.path().join("head.json");
+    fs::copy(&head, &away).unwrap();
+    let error = verify(&away, Chain::Alone, None).unwrap_err();
+    assert!(matches!(error, Error::IsHead { last: None, .. }), "{error}");
+}
+
+#[test]
 fn a_crash_between_certificate_and_head_is_healed() {
     let node = Node::new();
     let paths = node.three();

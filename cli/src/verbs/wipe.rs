@@ -201,6 +201,16 @@ impl VerifyCertificate {
 }
 
 fn refused(error: certificate::Error) -> Failure {
+    if let certificate::Error::IsHead { last, .. } = &error {
+        let next = match last {
+            Some(last) => format!("cenote verify-certificate {}", last.display()),
+            None => "cenote help verify-certificate".to_owned(),
+        };
+        return Failure::new(Code::E0314, error.to_string())
+            .fix("check a certificate: its chain and head are checked with it")
+            .next(next)
+            .source(error);
+    }
     Failure::new(Code::E0314, error.to_string())
         .fix("get the certificate again from the node that issued it, with its folder")
         .next(format!("cenote explain {}", Code::E0314))

@@ -40,6 +40,12 @@ impl Head {
         key.verifies(&Self::message(self.sequence, &self.digest), &self.signature)
     }
 
+    /// Whether `bytes` are a head's, and of which number.
+    pub(super) fn number_in(bytes: &[u8]) -> Option<u64> {
+        let head: Self = serde_json::from_slice(bytes).ok()?;
+        Some(head.sequence)
+    }
+
     /// The head of the chain in `folder`; none where nothing was issued.
     pub(super) fn read(folder: &Path) -> Result<Option<Self>, Error> {
         let path = folder.join("head.json");
@@ -52,6 +58,14 @@ impl Head {
             reason: error.to_string(),
         };
         serde_json::from_slice(&bytes).map(Some).map_err(malformed)
+    }
+}
+
+/// The folder a file of a chain lies in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::key::{NodeKey, PublicKey};
-use super::{Error, canonical, io_error};
+use super::{Error, canonical, chain, io_error};
 use crate::wipe::{WipeReport, hex};
 
 /// Version of the format.
@@ -133,6 +133,13 @@ impl Certificate {
             return Err(malformed(format!("{size} bytes are too many")));
         }
         let bytes = std::fs::read(path).map_err(io_error(path, "read"))?;
+        if let Some(number) = chain::Head::number_in(&bytes) {
+            let files = chain::files(chain::folder_of(path));
+            return Err(Error::IsHead {
+                path: path.to_owned(),
+                last: files.ok().and_then(|mut files| files.remove(&number)),
+            });
+        }
         let certificate: Self =
             serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
         if certificate.format != FORMAT {

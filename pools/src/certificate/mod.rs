@@ -57,6 +57,16 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The file is the end of a chain, which names the last certificate and is
+    /// none itself.
+    #[error("'{}' is the head of a chain of certificates, no certificate; give {}",
+        path.display(), instead(path, last.as_deref()))]
+    IsHead {
+        /// The head.
+        path: PathBuf,
+        /// The certificate it names, where that is in its place.
+        last: Option<PathBuf>,
+    },
     /// The signature does not fit the content.
     #[error("'{}' was changed after it was signed, or not signed by its node", path.display())]
     BadSignature {
@@ -93,6 +103,14 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+}
+
+/// What to look at in place of a head.
+fn instead(head: &Path, last: Option<&Path>) -> String {
+    match last {
+        Some(last) => format!("the last one, '{}', whose chain it ends", last.display()),
+        None => format!("a certificate of '{}'", chain::folder_of(head).display()),
+    }
 }
 
 pub(crate) fn io_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
