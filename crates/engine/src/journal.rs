@@ -363,36 +363,40 @@ impl Operation<'_> {
     /// Ends the operation: `Ok` closes its entry, `Err` undoes what was done
     /// (by the same code that repairs after a crash) and closes it as failed.
     pub(crate) fn finish<T>(self, result: Result<T>) -> Result<T> {
+        let failure = result.as_ref().err().map(Error::to_string);
+        self.end(failure)?;
+        result
+    }
+
+    /// [`Operation::finish`] for operations with several results: as failed
+    /// where there is a `failure`.
+    pub(crate) fn end(self, failure: Option<String>) -> Result<()> {
         crash::point("journal-finish");
-        match result {
-            Ok(value) => {
-                let detail = serde_json::json!({ "operation": self.id });
-                self.node
-                    .close_entry(self.id, JobState::Done, None, self.kind, &detail)?;
-                Ok(value)
+        let Some(error) = failure else {
+            let detail = serde_json::json!({ "operation": self.id });
+            return self
+                .node
+                .close_entry(self.id, JobState::Done, None, self.kind, &detail);
+        };
+        match self.plan.recover(self.node, self.step) {
+            Ok((_, message)) => {
+                let detail = serde_json::json!({
+                    "operation": self.id, "error": error, "repair": message,
+                });
+                self.node.close_entry(
+                    self.id,
+                    JobState::Failed,
+                    Some(&error),
+                    "operation-failed",
+                    &detail,
+                )?;
             }
-            Err(error) => {
-                match self.plan.recover(self.node, self.step) {
-                    Ok((_, message)) => {
-                        let detail = serde_json::json!({
-                            "operation": self.id, "error": error.to_string(), "repair": message,
-                        });
-                        self.node.close_entry(
-                            self.id,
-                            JobState::Failed,
-                            Some(&error.to_string()),
-                            "operation-failed",
-                            &detail,
-                        )?;
-                    }
-                    // The entry stays, so that the next open tries again.
-                    Err(undo) => tracing::warn!(
-                        operation = self.id, subject = self.subject, %undo,
-                        "cannot undo a failed operation now; the next command tries again"
-                    ),
-                }
-                Err(error)
-            }
+            // The entry stays, so that the next open tries again.
+            Err(undo) => tracing::warn!(
+                operation = self.id, subject = self.subject, %undo,
+                "cannot undo a failed operation now; the next command tries again"
+            ),
         }
+        Ok(())
     }
 }

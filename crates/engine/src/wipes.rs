@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::node::Node;
+use crate::plan::Plan;
 
 /// How to wipe a volume.
 #[derive(Debug, Clone, Default)]
@@ -172,11 +173,14 @@ impl Node {
         for volume in volumes {
             requests.push(self.wipe_as(volume, options)?);
         }
-        let steps = Steps::new(progress, volumes.len(), options.verify);
-        let results = self.with_wiper(|wiper| {
-            Ok(wiper.wipe_all(&requests, parallel, &|volume, event| {
-                steps.event(volume, event)
-            }))
+        let subjects = volumes.iter().map(VolumeId::to_string).collect();
+        let results = self.wipe_job(subjects, progress, |progress| {
+            let steps = Steps::new(progress, volumes.len(), options.verify);
+            self.with_wiper(|wiper| {
+                Ok(wiper.wipe_all(&requests, parallel, &|volume, event| {
+                    steps.event(volume, event)
+                }))
+            })
         })?;
         let finish = |result: wipe::Result<Wiped>| self.after_wipe(result?);
         Ok(results.into_iter().map(finish).collect())
@@ -200,10 +204,43 @@ impl Node {
     /// There is none of that id, its volume is another now, or as
     /// [`Node::volumes_wipe`].
     pub fn wipe_resume(&self, id: &str, progress: &dyn Progress) -> Result<Wiped> {
-        let steps = Steps::new(progress, 1, Verify::All);
-        let observer = |event: &WipeEvent<'_>| steps.event(0, event);
-        self.with_wiper(|wiper| wiper.resume(id, &observer))
-            .and_then(|wiped| self.after_wipe(wiped))
+        let pending = self.wipes_pending()?;
+        let Some(pending) = pending.into_iter().find(|pending| pending.id == id) else {
+            return Err(wipe::Error::NoSuchWipe { id: id.to_owned() }.into());
+        };
+        let subject = pending
+            .volume
+            .unwrap_or_else(|| pending.path.display().to_string());
+        let mut results = self.wipe_job(vec![subject], progress, |progress| {
+            let steps = Steps::new(progress, 1, Verify::All);
+            let observer = |event: &WipeEvent<'_>| steps.event(0, event);
+            self.with_wiper(|wiper| Ok(vec![wiper.resume(id, &observer)]))
+        })?;
+        self.after_wipe(results.swap_remove(0)?)
+    }
+
+    /// Runs `work` as a job, so that `job-list` shows it, `job-cancel` stops it
+    /// and nothing else begins on its subjects.
+    fn wipe_job(
+        &self,
+        subjects: Vec<String>,
+        progress: &dyn Progress,
+        work: impl FnOnce(&dyn Progress) -> Result<Vec<wipe::Result<Wiped>>>,
+    ) -> Result<Vec<wipe::Result<Wiped>>> {
+        let operation = self.begin(Plan::VolumeWipe { subjects })?;
+        let progress = operation.progress(progress);
+        let results = match work(&progress) {
+            Ok(results) => results,
+            error => return operation.finish(error),
+        };
+        let failure = results.iter().find_map(|result| match result {
+            Err(error) => Some(error.to_string()),
+            Ok(wiped) if wiped.report.verdict.is_failed() => Some(wiped.report.verdict.to_string()),
+            Ok(_) => None,
+        });
+        // The volume is free again for what follows the wipe.
+        operation.end(failure)?;
+        Ok(results)
     }
 
     /// Drops the record of an interrupted wipe; the volume stays as it is.

@@ -41,6 +41,9 @@ pub(crate) enum Plan {
     LogicalDelete { volume: VolumeId },
     /// Overwrite a volume's content in place.
     VolumeUpload { volume: VolumeId },
+    /// Overwrite volumes. What repair needs is in the wipes' own records, which
+    /// the database could not keep.
+    VolumeWipe { subjects: Vec<String> },
     /// Change an image in place, in a way the image engine makes safe.
     ImageChange {
         change: Change,
@@ -141,6 +144,7 @@ impl Plan {
             },
             Plan::VolumeDelete { .. } | Plan::LogicalDelete { .. } => "volume-delete",
             Plan::VolumeUpload { .. } => "volume-upload",
+            Plan::VolumeWipe { .. } => "volume-wipe",
             Plan::ImageChange { change, .. } => change.kind(),
             Plan::Collapse(collapse) if collapse.down => "volume-commit",
             Plan::Collapse(_) => "volume-remove-layer",
@@ -161,6 +165,7 @@ impl Plan {
             | Plan::VolumeUpload { volume }
             | Plan::LogicalDelete { volume } => vec![volume.to_string()],
             Plan::ImageChange { volume, .. } => vec![volume.to_string()],
+            Plan::VolumeWipe { subjects } => subjects.clone(),
             Plan::Collapse(collapse) => std::iter::once(&collapse.volume)
                 .chain(&collapse.others)
                 .map(|volume| volume.to_string())

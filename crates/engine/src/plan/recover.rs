@@ -58,6 +58,15 @@ impl Plan {
                 RolledBack,
                 format!("the upload to volume '{volume}' was interrupted; upload it again"),
             )),
+            // Nothing can be undone, and going on is the user's decision.
+            Plan::VolumeWipe { subjects } => Ok((
+                RolledBack,
+                format!(
+                    "wiping {} stopped; `cenote wipe-list` shows what is not finished, and \
+                     `cenote wipe-resume` goes on with it",
+                    subjects.join(", ")
+                ),
+            )),
             Plan::ImageChange {
                 change,
                 volume,
@@ -113,7 +122,7 @@ impl Plan {
             | Plan::ImageChange { volume, .. }
             | Plan::LogicalDelete { volume } => Some(volume),
             Plan::Collapse(collapse) => Some(&collapse.volume),
-            Plan::Pool { .. } => None,
+            Plan::Pool { .. } | Plan::VolumeWipe { .. } => None,
         }
     }
 }
