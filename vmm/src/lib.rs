@@ -22,6 +22,7 @@
 //! * [`acpi`], [`firmware`] — what firmware is told, and the firmware itself.
 //! * [`boot`] — what firmware would do for a kernel that is booted directly.
 //! * [`machine`] — the description, the board put together, running and ending.
+//! * [`sandbox`] — what the process gives up before a guest runs.
 //! * [`snapshot`] — saved machines.
 //! * [`kvm`] — the only part that knows the hypervisor.
 
@@ -40,5 +41,6 @@ pub mod machine;
 pub mod memory;
 pub mod overlay;
 pub mod pci;
+pub mod sandbox;
 pub mod snapshot;
 pub mod virtio;

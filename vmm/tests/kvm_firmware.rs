@@ -92,7 +92,7 @@ fn saved_firmware_goes_on() {
         monitor.debug().contains("PCI device probing")
     });
     let file = guest.folder.path().join("saved");
-    monitor.call("save", json!({"path": file, "end": true}));
+    monitor.client().save(&file, true).unwrap();
     monitor.wait();
     let monitor = Monitor::start(&guest, &["--restore", file.to_str().unwrap()]);
     wait_for(NOTHING, || monitor.debug().contains(NOTHING));

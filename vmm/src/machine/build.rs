@@ -2,7 +2,7 @@
 
 use super::{
     Board, BoardConfig, BootDescription, CharDevice, Command, Description, DescriptionError,
-    FileSource, Machine, Remote, SerialDescription, Wiring,
+    Machine, Remote, SerialDescription, Wiring,
     board::BoardError,
     clock::MachineClock,
     console::{Output, RawTerminal},
@@ -87,11 +87,6 @@ pub enum BuildError {
     /// The firmware cannot be used.
     #[error(transparent)]
     Firmware(#[from] FirmwareError),
-    /// No firmware is installed.
-    #[error(
-        "no firmware was found on this host: install the package 'seabios', or name a file in the description"
-    )]
-    NoFirmware,
     /// A thread or a descriptor could not be made.
     #[error("the host refused {what}")]
     Resource {
@@ -356,13 +351,7 @@ fn open_starter(boot: &BootDescription) -> Result<Starter, BuildError> {
             protocol: *protocol,
         },
         BootDescription::Firmware(firmware) => {
-            let file = match &firmware.image {
-                Some(image) => image.open("firmware")?,
-                None => {
-                    let path = firmware::locate().firmware.ok_or(BuildError::NoFirmware)?;
-                    FileSource::Path(path).open("firmware")?
-                }
-            };
+            let file = firmware.source()?.open("firmware")?;
             Starter::Firmware(Rom::read(&file)?)
         }
         BootDescription::RealMode { image } => Starter::RealMode {

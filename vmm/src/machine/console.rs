@@ -3,7 +3,10 @@
 //! Output is queued and written by a thread of its own, so that a reader who does not read holds
 //! back the guest's transmitter and nothing else.
 
-use crate::devices::chardev::{CharBackend, CharFrontend};
+use crate::{
+    devices::chardev::{CharBackend, CharFrontend},
+    sandbox::{self, Class},
+};
 use parking_lot::{Condvar, Mutex};
 use std::{
     collections::VecDeque,
@@ -83,7 +86,10 @@ impl Output {
         let thread = thread::Builder::new()
             .name("character-out".to_owned())
             .stack_size(64 * 1024)
-            .spawn(move || work.pump(&mut sink))?;
+            .spawn(move || {
+                sandbox::restrict_thread(Class::Device);
+                work.pump(&mut sink);
+            })?;
         let backend = QueuedOutput {
             queue: Arc::clone(&queue),
             input,

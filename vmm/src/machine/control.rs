@@ -12,6 +12,7 @@
 mod connection;
 
 use super::{Command, CommandError, Remote, Status};
+use crate::sandbox::{self, Class};
 use connection::Connection;
 pub(super) use connection::MOST_DESCRIPTORS;
 use serde::Deserialize;
@@ -115,7 +116,10 @@ pub fn serve(
     thread::Builder::new()
         .name("control".to_owned())
         .stack_size(256 * 1024)
-        .spawn(move || runtime.block_on(accept(listener, remote)))
+        .spawn(move || {
+            sandbox::restrict_thread(Class::Control);
+            runtime.block_on(accept(listener, remote));
+        })
         .map_err(ControlError::Serve)?;
     Ok(())
 }

@@ -5,15 +5,16 @@
 
 use crate::{
     boot::Protocol,
-    firmware::{Product, ProductError},
+    firmware::{self, Product, ProductError},
     kvm::CpuidMask,
     memory::{MemoryError, MemoryLayout},
+    sandbox::User,
 };
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
     io,
-    os::fd::{BorrowedFd, RawFd},
+    os::fd::{BorrowedFd, IntoRawFd as _, RawFd},
     path::{Path, PathBuf},
 };
 
@@ -63,6 +64,9 @@ pub struct Description {
     /// Whether a host without virtualization extensions may run this guest in KVM's emulator.
     #[serde(default)]
     pub allow_emulation: bool,
+    /// Who the monitor becomes when root starts it; `nobody` and `nogroup` unless given.
+    #[serde(default)]
+    pub user: Option<User>,
     /// The control socket, if there is to be one.
     #[serde(default)]
     pub control: Option<PathBuf>,
@@ -142,6 +146,22 @@ pub struct FirmwareDescription {
     /// Whether the firmware's text goes to COM1 too.
     #[serde(default)]
     pub serial_console: bool,
+}
+
+impl FirmwareDescription {
+    /// Where the firmware is.
+    ///
+    /// # Errors
+    /// [`DescriptionError::NoFirmware`] if it is not named and not found.
+    pub fn source(&self) -> Result<FileSource, DescriptionError> {
+        match &self.image {
+            Some(image) => Ok(image.clone()),
+            None => firmware::locate()
+                .firmware
+                .map(FileSource::Path)
+                .ok_or(DescriptionError::NoFirmware),
+        }
+    }
 }
 
 /// A file by path or as an open descriptor.
@@ -233,6 +253,11 @@ pub enum DescriptionError {
     /// The terminal is wanted for firmware's text but there is no serial port.
     #[error("'serial_console' needs a serial port: add 'serial'")]
     SerialConsole,
+    /// No firmware is installed.
+    #[error(
+        "no firmware was found on this host: install the package 'seabios', or name a file in the description"
+    )]
+    NoFirmware,
     /// Two devices want the terminal.
     #[error("only one device can have 'stdio': give the debug console a file")]
     StdioTwice,
@@ -313,7 +338,57 @@ impl Description {
     }
 }
 
+impl Description {
+    /// Opens every file that is named by a path and puts its descriptor in the path's place. What
+    /// is opened stays open for as long as the process lives: a sandboxed monitor can open nothing
+    /// by name, and a reset starts from the same files again.
+    ///
+    /// # Errors
+    /// [`DescriptionError::Open`].
+    pub fn open_files(&mut self) -> Result<(), DescriptionError> {
+        match &mut self.boot {
+            BootDescription::Kernel { image, initrd, .. } => {
+                image.keep_open("kernel")?;
+                if let Some(initrd) = initrd {
+                    initrd.keep_open("initrd")?;
+                }
+            }
+            BootDescription::Firmware(firmware) => {
+                let mut image = firmware.source()?;
+                image.keep_open("firmware")?;
+                firmware.image = Some(image);
+            }
+            BootDescription::RealMode { image } => image.keep_open("real-mode image")?,
+        }
+        for device in [&mut self.serial, &mut self.debug_console] {
+            if let Some(SerialDescription {
+                backend: CharDevice::File(file),
+            }) = device
+            {
+                file.keep_created("console file")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl FileSource {
+    /// Opens a path for reading and becomes its descriptor.
+    fn keep_open(&mut self, what: &'static str) -> Result<(), DescriptionError> {
+        if matches!(self, Self::Path(_)) {
+            *self = Self::Fd(self.open(what)?.into_raw_fd());
+        }
+        Ok(())
+    }
+
+    /// Opens a path for writing at the end and becomes its descriptor.
+    fn keep_created(&mut self, what: &'static str) -> Result<(), DescriptionError> {
+        if matches!(self, Self::Path(_)) {
+            *self = Self::Fd(self.create(what)?.into_raw_fd());
+        }
+        Ok(())
+    }
+
     /// Opens for reading.
     ///
     /// # Errors
@@ -426,6 +501,37 @@ mod tests {
         let wrong = message(&|d| (d.boot, d.product) = (firmware(false), Some(uuid.clone())));
         assert!(wrong.contains("'x' is no UUID"));
         assert!(message(&|d| d.debug_console = d.serial.clone()).contains("stdio"));
+    }
+
+    #[test]
+    fn opened_files_are_descriptors() {
+        let mut missing = parse(SMALL).unwrap();
+        missing.boot = BootDescription::RealMode {
+            image: FileSource::Path("/nonexistent/image".into()),
+        };
+        let error = missing.open_files().unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/image"), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let [image, log] = ["image", "log"].map(|name| folder.path().join(name));
+        std::fs::write(&image, "code").unwrap();
+        let mut description = missing;
+        description.boot = BootDescription::RealMode {
+            image: FileSource::Path(image),
+        };
+        description.serial = Some(SerialDescription {
+            backend: CharDevice::File(FileSource::Path(log.clone())),
+        });
+        description.open_files().unwrap();
+        std::fs::remove_dir_all(folder.path()).unwrap();
+        let BootDescription::RealMode { image } = &description.boot else {
+            unreachable!("it was made above");
+        };
+        for _ in 0..2 {
+            let mut text = [0; 4];
+            let file = image.open("image").unwrap();
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut text, 0).unwrap();
+            assert_eq!(&text, b"code");
+        }
     }
 
     #[test]

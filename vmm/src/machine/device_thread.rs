@@ -1,7 +1,10 @@
 //! The thread that serves slow devices: timers, and input for character devices.
 
 use super::{clock::MachineClock, console::Frontend, timers::Timers};
-use crate::clock::Clock as _;
+use crate::{
+    clock::Clock as _,
+    sandbox::{self, Class},
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     io,
@@ -136,6 +139,7 @@ impl Drop for DeviceThread {
 
 impl Work {
     fn run(mut self) {
+        sandbox::restrict_thread(Class::Device);
         while !self.stop.load(Ordering::SeqCst) {
             let readable = self.wait();
             if self.clock.is_running() {

@@ -1,5 +1,6 @@
 //! How a machine ended.
 
+use super::run::describe;
 use serde::{Deserialize, Serialize};
 
 /// Why the monitor ended. A monitor that was killed leaves no report; that is the sign.
@@ -50,4 +51,18 @@ pub struct ExitReport {
     pub resets: u64,
     /// For how long the guest ran, in milliseconds, pauses not counted.
     pub ran_milliseconds: u64,
+}
+
+impl ExitReport {
+    /// The report of a monitor that failed before its guest ran.
+    #[must_use]
+    pub fn failed(error: &dyn std::error::Error) -> Self {
+        Self {
+            version: 1,
+            cause: ExitCause::MonitorError,
+            detail: Some(describe(error)),
+            resets: 0,
+            ran_milliseconds: 0,
+        }
+    }
 }

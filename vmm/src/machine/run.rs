@@ -17,6 +17,7 @@ use crate::{
     kvm::{Exit, Vcpu, Vm, VmError, VmState},
     memory::{self, MemoryLayout},
     overlay::Overlay,
+    sandbox::{self, Class},
     snapshot::{self, MachineState, STATE_VERSION, SnapshotError},
 };
 use parking_lot::Mutex;
@@ -241,8 +242,10 @@ impl Machine {
         Remote(self.sender.clone())
     }
 
-    /// Runs the machine to its end. With `paused`, the guest waits for [`Command::Resume`].
+    /// Runs the machine to its end. With `paused`, the guest waits for [`Command::Resume`]. In a
+    /// sandbox the calling thread is restricted to what it needs for that.
     pub fn run(mut self, paused: bool) -> ExitReport {
+        sandbox::restrict_thread(Class::Machine);
         let started = if self.restored {
             Ok(())
         } else {
@@ -572,6 +575,7 @@ pub(super) fn run_vcpu(
     memory: &AddressMap,
     sender: &Sender<Message>,
 ) {
+    sandbox::restrict_thread(Class::Vcpu);
     vcpu.lock().adopt();
     while gate.pass() == Pass::Run {
         let mut vcpu = vcpu.lock();

@@ -265,7 +265,9 @@ impl<'a> Monitor<'a> {
             }
             thread::sleep(Duration::from_millis(5));
         }
+        // It is empty until the monitor has ended by itself.
         let report = std::fs::read(self.folder.join("report")).ok();
+        let report = report.filter(|text| !text.is_empty());
         Ended {
             status: status.and_then(|status| status.code()),
             report: report.map(|text| serde_json::from_slice(&text).unwrap()),
