@@ -24,6 +24,7 @@
 //! * [`machine`] — the description, the board put together, running and ending.
 //! * [`sandbox`] — what the process gives up before a guest runs.
 //! * [`snapshot`] — saved machines.
+//! * [`supervise`] — starting a monitor's process and learning how it ended.
 //! * [`kvm`] — the only part that knows the hypervisor.
 
 pub mod acpi;
@@ -43,4 +44,5 @@ pub mod overlay;
 pub mod pci;
 pub mod sandbox;
 pub mod snapshot;
+pub mod supervise;
 pub mod virtio;

@@ -6,7 +6,9 @@
 
 mod common;
 
+use cenote_vmm::machine::{ExitCause, RunState};
 use common::{Guest, Monitor, wait_for};
+use rustix::process::{Pid, Signal};
 use serde_json::json;
 
 /// Prints DL's character to COM1 when the transmitter is empty, and returns.
@@ -107,6 +109,59 @@ fn a_reset_in_place_starts_the_guest_again() {
 fn a_reported_panic_is_a_panic() {
     let ended = Monitor::start(&Guest::real_mode(&out_and_halt(0x505, 1)), &[]).wait();
     assert_eq!((ended.cause(), ended.status), ("guest-panic", Some(3)));
+}
+
+/// Whoever starts monitors learns why each ended, also where it could not say so.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn every_end_has_its_own_cause() {
+    let cause = |code: &[u8]| {
+        let mut guest = Guest::real_mode(code);
+        guest.description["on_reset"] = json!("exit");
+        guest.launch().wait().unwrap().cause
+    };
+    assert_eq!(cause(POWER_OFF), ExitCause::GuestPowerOff);
+    assert_eq!(cause(&out_and_halt(0x64, 0xfe)), ExitCause::GuestReset);
+    assert_eq!(cause(&out_and_halt(0x505, 1)), ExitCause::GuestPanic);
+    let running = Guest::real_mode(&[0xf4, 0xeb, 0xfd]); // again: hlt; jmp again
+    for (signal, expected) in [
+        (Signal::KILL, ExitCause::Killed),
+        (Signal::TERM, ExitCause::Killed),
+        (Signal::SYS, ExitCause::SandboxViolation),
+    ] {
+        let mut monitor = running.launch();
+        let status = monitor.client().unwrap().call("status").unwrap();
+        assert_eq!(status.state, RunState::Running);
+        assert!(monitor.try_wait().unwrap().is_none());
+        let process = Pid::from_raw(monitor.id() as i32).unwrap();
+        rustix::process::kill_process(process, signal).unwrap();
+        let report = monitor.wait().unwrap();
+        assert_eq!(report.cause, expected);
+        let detail = report.detail.unwrap();
+        let number = format!("signal {}", signal.as_raw());
+        assert!(
+            expected != ExitCause::Killed || detail == number,
+            "{detail}"
+        );
+        assert!(!running.folder.path().join("control").exists());
+    }
+    let mut monitor = running.launch();
+    monitor.client().unwrap().call("quit").unwrap();
+    assert_eq!(monitor.wait().unwrap().cause, ExitCause::Quit);
+}
+
+/// What a monitor refuses before its guest runs is in the report and among its messages.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_machine_that_cannot_start_is_explained() {
+    let mut guest = Guest::real_mode(&[0xf4]);
+    guest.description["boot"]["real-mode"]["image"] = json!({"path": "/nonexistent/code"});
+    let report = guest.launch().wait().unwrap();
+    assert_eq!(report.cause, ExitCause::MonitorError);
+    let detail = report.detail.unwrap();
+    assert!(detail.contains("/nonexistent/code"), "{detail}");
+    let messages = std::fs::read_to_string(guest.folder.path().join("messages")).unwrap();
+    assert!(messages.contains(&detail), "{messages}");
 }
 
 #[test]

@@ -2,19 +2,12 @@
 
 use cenote_vmm::{
     kvm::Host,
-    machine::{Description, ExitCause, ExitReport, Machine, control},
+    machine::{Description, ExitCause, ExitReport, Machine, Place, control},
     sandbox::{self, Enforcement, Entered},
-    snapshot::SnapshotFile,
+    snapshot::{SnapshotError, SnapshotFile},
 };
 use clap::Parser;
-use std::{
-    error::Error,
-    fs::File,
-    io::Write as _,
-    os::unix::net::UnixListener,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{error::Error, io::Write as _, os::fd::OwnedFd, path::PathBuf, process::ExitCode};
 
 /// Runs one virtual machine on KVM.
 ///
@@ -80,34 +73,23 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<u8, Box<dyn Error>> {
-    let mut description = Description::read(&arguments.machine)?;
-    let host = Host::open(description.allow_emulation)?;
-    let saved = arguments
-        .restore
-        .as_deref()
-        .map(SnapshotFile::open)
-        .transpose()?;
+    let description = Description::read(&arguments.machine)?;
     if arguments.check {
-        return check(arguments, &description, saved.as_ref());
+        return check(arguments, &description);
     }
-    description.open_files()?;
-    let listener = description
-        .control
-        .as_deref()
-        .map(control::bind)
-        .transpose()?;
+    // Made before the sandbox closes, and empty until the monitor ends.
     let report_file = description
         .exit_report
-        .as_deref()
-        .map(create_report)
+        .as_ref()
+        .map(|place| place.create("exit report"))
         .transpose()?;
-    enter_sandbox(arguments.sandbox, &description)?;
-
-    let report = start(&host, &description, saved, listener)
+    let report = start(arguments, description)
         .map(|machine| machine.run(arguments.paused))
         .unwrap_or_else(|error| ExitReport::failed(&*error));
-    if let Some(file) = report_file {
-        write_report(file, &report)?;
+    if let Some(mut file) = report_file {
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        file.write_all(text.as_bytes())
+            .map_err(|error| format!("exit report: {error}"))?;
     }
     if report.cause == ExitCause::MonitorError {
         let detail = report.detail.as_deref().unwrap_or("no detail");
@@ -119,25 +101,33 @@ fn run(arguments: &Arguments) -> Result<u8, Box<dyn Error>> {
     Ok(report.cause.status())
 }
 
-/// Puts the machine together, within the sandbox.
-fn start(
-    host: &Host,
-    description: &Description,
-    saved: Option<SnapshotFile>,
-    listener: Option<UnixListener>,
-) -> Result<Machine, Box<dyn Error>> {
-    let machine = Machine::build(host, description, saved.as_ref())?;
+/// Opens everything, shuts itself in, and puts the machine together.
+fn start(arguments: &Arguments, mut description: Description) -> Result<Machine, Box<dyn Error>> {
+    let host = Host::open(description.allow_emulation)?;
+    let saved = open_saved(arguments)?;
+    description.open_files()?;
+    let listener = match &description.control {
+        None => None,
+        Some(Place::Path(path)) => Some(control::bind(path)?),
+        Some(inherited) => Some(OwnedFd::from(inherited.create("control socket")?).into()),
+    };
+    enter_sandbox(arguments.sandbox, &description)?;
+
+    let machine = Machine::build(&host, &description, saved.as_ref())?;
     if let Some(listener) = listener {
         control::serve(listener, machine.remote())?;
     }
     Ok(machine)
 }
 
-fn check(
-    arguments: &Arguments,
-    description: &Description,
-    saved: Option<&SnapshotFile>,
-) -> Result<u8, Box<dyn Error>> {
+fn open_saved(arguments: &Arguments) -> Result<Option<SnapshotFile>, SnapshotError> {
+    let path = arguments.restore.as_deref();
+    path.map(SnapshotFile::open).transpose()
+}
+
+fn check(arguments: &Arguments, description: &Description) -> Result<u8, Box<dyn Error>> {
+    Host::open(description.allow_emulation)?;
+    let saved = open_saved(arguments)?;
     if let (true, Some(saved)) = (arguments.verify, saved) {
         saved.verify_memory()?;
     }
@@ -178,16 +168,4 @@ fn enter_sandbox(
         tracing::info!("the sandbox lacks something: {line}");
     }
     Ok(Some(entered))
-}
-
-/// Makes the report's file before the sandbox closes. It stays empty until the monitor ends.
-fn create_report(path: &Path) -> Result<File, Box<dyn Error>> {
-    File::create(path).map_err(|error| format!("exit report {}: {error}", path.display()).into())
-}
-
-/// Writes the report in one piece.
-fn write_report(mut file: File, report: &ExitReport) -> Result<(), Box<dyn Error>> {
-    let text = serde_json::to_string_pretty(report)? + "\n";
-    file.write_all(text.as_bytes())
-        .map_err(|error| format!("exit report: {error}").into())
 }

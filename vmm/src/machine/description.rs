@@ -69,10 +69,10 @@ pub struct Description {
     pub user: Option<User>,
     /// The control socket, if there is to be one.
     #[serde(default)]
-    pub control: Option<PathBuf>,
+    pub control: Option<Place>,
     /// Where to write the exit report, if anywhere.
     #[serde(default)]
-    pub exit_report: Option<PathBuf>,
+    pub exit_report: Option<Place>,
 }
 
 fn yes() -> bool {
@@ -172,6 +172,36 @@ pub enum FileSource {
     Path(PathBuf),
     /// The number of a descriptor that the monitor has inherited.
     Fd(RawFd),
+}
+
+/// Where the monitor puts something of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Place {
+    /// At a path.
+    Path(PathBuf),
+    /// At an inherited descriptor.
+    Descriptor {
+        /// Its number.
+        fd: RawFd,
+    },
+}
+
+impl Place {
+    /// Opens it for writing, emptied. `what` says what for.
+    ///
+    /// # Errors
+    /// As [`FileSource::open`].
+    pub fn create(&self, what: &'static str) -> Result<File, DescriptionError> {
+        match self {
+            Self::Path(path) => File::create(path).map_err(|source| DescriptionError::Open {
+                what,
+                path: path.clone(),
+                source,
+            }),
+            Self::Descriptor { fd } => FileSource::Fd(*fd).open(what),
+        }
+    }
 }
 
 /// A device that sends and receives characters.

@@ -23,7 +23,7 @@ pub use build::BuildError;
 pub use client::{Client, ClientError, MOST_DESCRIPTORS};
 pub use description::{
     BootDescription, CharDevice, CpuDescription, CpuModel, Description, DescriptionError,
-    FileSource, FirmwareDescription, MOST_VCPUS, OnReset, OnTripleFault, SerialDescription,
+    FileSource, FirmwareDescription, MOST_VCPUS, OnReset, OnTripleFault, Place, SerialDescription,
     VERSION,
 };
 pub use report::{ExitCause, ExitReport};

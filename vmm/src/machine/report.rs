@@ -3,7 +3,7 @@
 use super::run::describe;
 use serde::{Deserialize, Serialize};
 
-/// Why the monitor ended. A monitor that was killed leaves no report; that is the sign.
+/// Why the monitor ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExitCause {
@@ -21,6 +21,10 @@ pub enum ExitCause {
     Quit,
     /// The state was saved and the machine was to end with that.
     Saved,
+    /// A signal ended the monitor, which left no report; [`crate::supervise`] concludes this.
+    Killed,
+    /// The sandbox ended the monitor; concluded likewise.
+    SandboxViolation,
 }
 
 impl ExitCause {
@@ -31,7 +35,7 @@ impl ExitCause {
             Self::GuestPowerOff | Self::GuestReset | Self::Quit | Self::Saved => 0,
             Self::GuestPanic => 3,
             Self::TripleFault => 4,
-            Self::MonitorError => 1,
+            Self::MonitorError | Self::Killed | Self::SandboxViolation => 1,
         }
     }
 }

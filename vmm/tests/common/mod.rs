@@ -2,7 +2,10 @@
 
 #![allow(dead_code)] // Each suite uses a part of this.
 
-use cenote_vmm::machine::Client;
+use cenote_vmm::{
+    machine::Client,
+    supervise::{self, Launch},
+};
 use serde_json::{Value, json};
 use std::{
     fs::File,
@@ -28,12 +31,12 @@ pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// The monitor's program: beside the tests, or on the path of the lab.
-fn program() -> Command {
+pub(crate) fn program() -> PathBuf {
     let built = PathBuf::from(env!("CARGO_BIN_EXE_cenote-vmm"));
     if std::env::var_os("CENOTE_LAB").is_some() || !built.exists() {
-        Command::new("cenote-vmm")
+        PathBuf::from("cenote-vmm")
     } else {
-        Command::new(built)
+        built
     }
 }
 
@@ -118,9 +121,18 @@ impl Guest {
         path
     }
 
+    /// Starts the monitor as whoever runs domains does.
+    pub(crate) fn launch(&self) -> supervise::Monitor {
+        let folder = self.folder.path();
+        let mut launch = Launch::new(&program(), &folder.join("control"));
+        launch.messages(File::create(folder.join("messages")).unwrap());
+        let description = serde_json::from_value(self.description.clone()).unwrap();
+        launch.start(&description).unwrap()
+    }
+
     /// Runs the monitor to its end with further arguments.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        program()
+        Command::new(program())
             .arg("--machine")
             .arg(self.written())
             .args(arguments)
@@ -170,7 +182,7 @@ impl<'a> Monitor<'a> {
             let _ = std::fs::remove_file(folder.join(old));
         }
         let messages = File::create(folder.join("messages")).unwrap();
-        let child = program()
+        let child = Command::new(program())
             .arg("--machine")
             .arg(guest.written())
             .args(arguments)
