@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cenote_image::LockPolicy;
 use cenote_image::lock::FileLock;
@@ -26,13 +26,25 @@ pub trait Usage: Send + Sync {
 pub fn host_users(path: &Path) -> Result<Vec<String>> {
     let real = fs::canonicalize(path).map_err(|source| Error::at("examine", path, source))?;
     let mut users = Vec::new();
-    for mount in mounts::all()? {
+    for mount in mounts::all().map_err(mounts::unreadable)? {
         if mount.source == real || fs::canonicalize(&mount.source).is_ok_and(|p| p == real) {
-            users.push(format!("the mount on '{}'", mount.target.display()));
+            users.push(format!("the mount on '{}'", mount.mount_point.display()));
         }
     }
-    users.extend(loop_devices(&real));
-    if swaps().contains(&real) {
+    let loops = mounts::loop_devices().into_iter();
+    users.extend(
+        loops
+            .filter(|(_, file)| *file == real)
+            .map(|(device, _)| format!("loop device '{}'", device.display())),
+    );
+    let swaps = mounts::swaps().map_err(|source| {
+        let table = Path::new("/proc/swaps");
+        Error::at("read", table, source)
+    })?;
+    if swaps
+        .iter()
+        .any(|swap| fs::canonicalize(swap).is_ok_and(|swap| swap == real))
+    {
         users.push("the host, as swap space".into());
     }
     let metadata = fs::metadata(&real).map_err(|source| Error::at("examine", path, source))?;
@@ -55,36 +67,6 @@ pub fn host_users(path: &Path) -> Result<Vec<String>> {
         users.push(holder);
     }
     Ok(users)
-}
-
-fn loop_devices(real: &Path) -> Vec<String> {
-    let Ok(devices) = fs::read_dir("/sys/block") else {
-        return Vec::new();
-    };
-    devices
-        .flatten()
-        .filter(|device| device.file_name().as_encoded_bytes().starts_with(b"loop"))
-        .filter(|device| {
-            fs::read_to_string(device.path().join("loop/backing_file"))
-                .is_ok_and(|file| Path::new(file.trim_end_matches('\n')) == real)
-        })
-        .map(|device| {
-            format!(
-                "loop device '/dev/{}'",
-                device.file_name().to_string_lossy()
-            )
-        })
-        .collect()
-}
-
-fn swaps() -> Vec<PathBuf> {
-    fs::read_to_string("/proc/swaps")
-        .unwrap_or_default()
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().next())
-        .filter_map(|path| fs::canonicalize(path).ok())
-        .collect()
 }
 
 /// Who holds a lock on the image that speaks against changing it.

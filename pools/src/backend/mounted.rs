@@ -66,7 +66,7 @@ impl Mounted {
 
     /// What is mounted at the target, if it is this pool's source.
     fn mounted(&self) -> Result<Option<Mount>> {
-        let Some(mount) = mounts::at(&self.spec.target)? else {
+        let Some(mount) = mounts::at(&self.spec.target).map_err(mounts::unreadable)? else {
             return Ok(None);
         };
         let network = matches!(self.spec.source, Source::Network { .. });
@@ -215,11 +215,11 @@ fn same_source(a: &Path, b: &Path) -> bool {
 
 /// Refuses a device that is mounted.
 pub(super) fn check_free(device: &Path) -> Result<()> {
-    for mount in mounts::all()? {
+    for mount in mounts::all().map_err(mounts::unreadable)? {
         if same_source(&mount.source, device) {
             return Err(Error::DeviceInUse {
                 device: device.to_owned(),
-                by: mount.target,
+                by: mount.mount_point,
             });
         }
     }

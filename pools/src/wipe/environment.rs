@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::device::{self, DeviceFacts};
 use super::error::{Error, Result};
-use super::mounts::{self, Mount};
 use super::target::{Kind, Target};
 use super::verdict::Reason;
+use crate::mounts::{self, Mount};
 
 /// Where a volume lies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,7 +25,6 @@ mod finish;
 pub(crate) mod hex;
 mod journal;
 mod keystream;
-mod mounts;
 mod pass;
 mod plan;
 mod queue;

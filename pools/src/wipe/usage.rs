@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::device::{names_in, numbers_of};
 use super::error::{Error, Refusal, Result};
-use super::mounts;
 use super::target::{Kind, Target};
+use crate::mounts;
 
 /// What the caller knows of a volume's place among others.
 pub trait Usage: Sync {
@@ -78,16 +78,9 @@ fn same(path: &Path, target: &Target) -> bool {
 }
 
 fn loop_on(target: &Target) -> Option<PathBuf> {
-    let block = Path::new("/sys/block");
-    names_in(block)
+    mounts::loop_devices()
         .into_iter()
-        .filter(|name| name.starts_with("loop"))
-        .find_map(|name| {
-            let backing =
-                std::fs::read_to_string(block.join(&name).join("loop/backing_file")).ok()?;
-            same(Path::new(backing.trim_end_matches('\n')), target)
-                .then(|| Path::new("/dev").join(name))
-        })
+        .find_map(|(device, file)| same(&file, target).then_some(device))
 }
 
 /// Mounts of the device or its partitions, and devices built on them.
@@ -105,7 +98,7 @@ fn device_use(target: &Target) -> Result<Option<Refusal>> {
             .map(|name| folder.join(name))
             .filter(|inner| inner.join("partition").exists()),
     );
-    let mounts = mounts::mounts().map_err(io)?;
+    let mounts = mounts::all().map_err(io)?;
     for folder in folders {
         let holders = names_in(&folder.join("holders"));
         if !holders.is_empty() {
