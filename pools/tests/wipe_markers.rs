@@ -256,12 +256,17 @@ fn btrfs() {
 #[test]
 fn btrfs_nocow() {
     if can_mount() {
-        let fs = LoopFs::btrfs();
-        let folder = fs.mount.join("nocow");
-        fs::create_dir(&folder).unwrap();
-        run("e2fsprogs", "chattr", &["+C", folder.to_str().unwrap()]);
-        markers_on("btrfs nocow", fs, "nocow", true);
+        markers_on("btrfs nocow", btrfs_with_nocow(), "nocow", true);
     }
+}
+
+/// btrfs with a folder `nocow` whose files are overwritten in place.
+fn btrfs_with_nocow() -> LoopFs {
+    let fs = LoopFs::btrfs();
+    let folder = fs.mount.join("nocow");
+    fs::create_dir(&folder).unwrap();
+    run("e2fsprogs", "chattr", &["+C", folder.to_str().unwrap()]);
+    fs
 }
 
 #[test]
@@ -503,15 +508,17 @@ fn peers() {
     }
     let libvirt = Libvirt::start();
     type Maker = fn() -> LoopFs;
-    let systems: [(&str, Maker); 3] = [
-        ("ext4", || LoopFs::ext4("", 256)),
-        ("xfs reflink", || LoopFs::xfs(true)),
-        ("btrfs", LoopFs::btrfs),
+    let systems: [(&str, Maker, &str); 5] = [
+        ("ext4", || LoopFs::ext4("", 256), "."),
+        ("xfs", || LoopFs::xfs(false), "."),
+        ("xfs reflink", || LoopFs::xfs(true), "."),
+        ("btrfs", LoopFs::btrfs, "."),
+        ("btrfs nocow", btrfs_with_nocow, "nocow"),
     ];
-    for (label, make) in systems {
+    for (label, make, folder) in systems {
         for tool in ["shred -n1", "scrub random", "virsh vol-wipe"] {
             let mut fs = make();
-            let volumes = make_volumes(&fs.mount);
+            let volumes = make_volumes(&fs.mount.join(folder));
             run("coreutils", "sync", &["-f", fs.mount.to_str().unwrap()]);
             let before = scan(&fs.image, &volumes);
             let said: Vec<String> = volumes

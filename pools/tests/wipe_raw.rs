@@ -340,6 +340,28 @@ fn volumes_that_change_under_the_wipe_fail_by_name() {
 }
 
 #[test]
+fn permission_lost_half_way_is_named_and_the_rest_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("volume.raw");
+    fs::write(&path, vec![b'A'; 2 << 20]).unwrap();
+    let at = path.to_str().unwrap();
+    if !try_run("e2fsprogs", "chattr", &["+i", at]).status.success() {
+        println!("skipped: no immutable files without root on an ext or XFS file system");
+        return;
+    }
+    run("e2fsprogs", "chattr", &["-i", at]);
+    let why = failed_because(&path, || {
+        run("e2fsprogs", "chattr", &["+i", at]);
+    });
+    run("e2fsprogs", "chattr", &["-i", at]);
+    assert!(
+        why.contains("cannot be written: Operation not permitted"),
+        "{why}"
+    );
+    assert_eq!(fs::metadata(&path).unwrap().len(), 2 << 20);
+}
+
+#[test]
 fn a_byte_written_by_another_is_found_in_verification() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("volume.raw");
