@@ -208,11 +208,12 @@ fn conversions_read_the_same_everywhere() {
                 .path()
                 .join(format!("copy{number}{compress}.qcow2"));
             create(&path, kind, &before.len().to_string());
-            let target = open_writable(&path);
             let options = CopyOptions {
                 compress,
                 ..CopyOptions::default()
             };
+            let opening = OpenOptions::new(Format::Qcow2);
+            let target = ops::open_target(&path, &opening, &options).unwrap();
             ops::copy(&source, &target, &options, &()).unwrap();
             target.close().unwrap();
             assert_clean(&path);
@@ -220,17 +221,20 @@ fn conversions_read_the_same_everywhere() {
         }
     }
     let raw = directory.path().join("copy.raw");
-    std::fs::File::create(&raw)
-        .unwrap()
-        .set_len(before.len() as u64)
-        .unwrap();
-    let target = OpenOptions::new(Format::Raw)
-        .writable(true)
-        .open(&raw)
-        .unwrap();
-    ops::copy(&source, &target, &CopyOptions::default(), &()).unwrap();
-    target.close().unwrap();
-    assert!(std::fs::read(&raw).unwrap() == before);
+    let options = CopyOptions::default();
+    let opening = OpenOptions::new(Format::Raw);
+    for direct in [false, true] {
+        let file = std::fs::File::create(&raw).unwrap();
+        file.set_len(before.len() as u64).unwrap();
+        let target = match direct {
+            false => opening.clone().writable(true).open(&raw),
+            true => ops::open_target(&raw, &opening, &options),
+        };
+        let target = target.unwrap();
+        ops::copy(&source, &target, &options, &()).unwrap();
+        target.close().unwrap();
+        assert!(std::fs::read(&raw).unwrap() == before, "direct {direct}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod wipe;
 
 use crate::shell::{Context, Outcome, fail, target};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -84,6 +85,11 @@ pub(crate) fn command(arguments: &[String]) -> Outcome<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+const MIB: usize = 1 << 20;
+
+/// What [`Scratch::warm_page_cache`] writes: a little more than any case.
+const WARM_MIB: u64 = 1100;
+
 /// An empty folder for the files of one benchmark; removed when dropped.
 struct Scratch(PathBuf);
 
@@ -97,6 +103,20 @@ impl Scratch {
 
     fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// Fills and frees as much page cache as a case writes. In a virtual machine the host may
+    /// have taken back memory that was free; whoever writes a file next would pay for getting
+    /// it again, at several times the price of the write itself.
+    fn warm_page_cache(&self) -> Outcome<()> {
+        let path = self.file("warm");
+        let mut file = fs::File::create(&path).context(path.display())?;
+        let piece = vec![1; MIB];
+        for _ in 0..WARM_MIB {
+            file.write_all(&piece).context(path.display())?;
+        }
+        // Removed before the kernel writes it to the disk.
+        fs::remove_file(&path).context(path.display())
     }
 }
 

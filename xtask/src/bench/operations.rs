@@ -96,6 +96,13 @@ impl Operations<'_> {
         Ok(())
     }
 
+    /// Has what was written before on the disk and memory for what will be written at hand, so
+    /// that nobody's run pays for either.
+    fn settle(&self, file: &Path) -> Outcome<()> {
+        run(program("sync", ["-f"]).arg(file))?;
+        self.scratch.warm_page_cache()
+    }
+
     /// A qcow2 image with every other MiB written.
     fn half_written(&self, name: &str) -> Outcome<PathBuf> {
         let file = self.scratch.file(name);
@@ -134,17 +141,17 @@ impl Operations<'_> {
     ) -> Outcome<Row> {
         let result = self.scratch.file(result);
         let words = ["-f", format, "-O", to, text(source), text(&result)];
-        let (variants, cache) = match name.ends_with("durable") {
-            true => (CONVERT_DURABLE, "writeback"),
-            false => (CONVERT, "unsafe"),
+        let (variants, cache): (_, &[&str]) = match name.ends_with("durable") {
+            true => (CONVERT_DURABLE, &[]),
+            false => (CONVERT, &["-t", "unsafe"]),
         };
         let mut row = row(name, variants, 1.3);
         let peers = with_options("convert", variants, &words);
-        let ours = prefixed("convert", &prefixed("-t", &prefixed(cache, &words)));
+        let ours = [&["convert"], cache, &words].concat();
         let ours = self.programs.ours(&ours);
         self.rounds(&mut row, &ours, &peers, || {
             let _ = std::fs::remove_file(&result);
-            settle(source)
+            self.settle(source)
         })?;
         run(&mut qemu_img(&[
             "compare",
@@ -189,7 +196,7 @@ impl Operations<'_> {
             copy(&base, &base_copy)?;
             copy(&top, &top_copy)?;
             repoint(&top_copy, &base_copy)?;
-            settle(&base_copy)
+            self.settle(&base_copy)
         })?;
         self.same(&top, &base_copy)?;
         Ok(row)
@@ -216,7 +223,7 @@ impl Operations<'_> {
         let ours = self.programs.ours(&prefixed("rebase", &words));
         self.rounds(&mut row, &ours, &peers, || {
             copy(&top, &copied)?;
-            settle(&copied)
+            self.settle(&copied)
         })?;
         self.same(&top, &copied)?;
         Ok(row)
@@ -355,9 +362,4 @@ fn copy(from: &Path, to: &Path) -> Outcome<()> {
 fn repoint(overlay: &Path, base: &Path) -> Outcome<()> {
     let options = ["rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"];
     run(qemu_img(&options).arg(base).arg(overlay))
-}
-
-/// Has what was written before on the disk, so that nobody's run pays for it.
-fn settle(file: &Path) -> Outcome<()> {
-    run(program("sync", ["-f"]).arg(file))
 }

@@ -140,12 +140,12 @@ pub(super) fn measure_all(
         for (case, row) in cases.iter().zip(&mut rows) {
             println!("round {round}: {}", case.name);
             for peer in &mut row.peers {
-                let image = files.begin(case.begin)?;
+                let image = files.begin(case.begin, scratch)?;
                 let measured = measure::run(&qemu(case, &peer.name, &image))?;
                 let seconds = number_after(&measured.output, "completed in")?;
                 peer.add(rate(case, seconds), measured.peak_rss);
             }
-            let image = files.begin(case.begin)?;
+            let image = files.begin(case.begin, scratch)?;
             let measured = measure::run(&cenote(case, programs, &image))?;
             let seconds = number_after(&measured.output, "seconds")?;
             row.ours.add(rate(case, seconds), measured.peak_rss);
@@ -246,7 +246,7 @@ impl Files {
     }
 
     /// Brings the image to the state in which the case begins, and gives it.
-    fn begin(&self, begin: Begin) -> Outcome<PathBuf> {
+    fn begin(&self, begin: Begin, scratch: &Scratch) -> Outcome<PathBuf> {
         match begin {
             Begin::Empty => create(&self.empty, SIZE)?,
             Begin::Overlay => overlay(&self.overlay, &self.written)?,
@@ -261,6 +261,9 @@ impl Files {
             Begin::Overlay => &self.overlay,
             Begin::Chain => &self.chain,
         };
+        if matches!(begin, Begin::Empty | Begin::Overlay) {
+            scratch.warm_page_cache()?;
+        }
         if matches!(begin, Begin::Written | Begin::Overlay) {
             run(program("dd", ["of=/dev/null", "bs=1M", "status=none"])
                 .arg(format!("if={}", text(&self.written))))?;

@@ -98,11 +98,8 @@ impl Node {
         progress: &JobProgress<'_>,
     ) -> Result<()> {
         let source = self.open_image(&source.info.path, source.format, false)?;
-        let target = OpenOptions::new(format)
-            .writable(true)
-            .backing(self.backing_policy()?)
-            .open(target)
-            .map_err(StorageError::from)?;
+        let open = OpenOptions::new(format).backing(self.backing_policy()?);
+        let target = ops::open_target(target, &open, options).map_err(StorageError::from)?;
         ops::copy(&source, &target, options, progress).map_err(StorageError::from)?;
         target
             .close()

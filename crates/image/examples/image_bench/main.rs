@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 Usage: image_bench io -f FORMAT -t CACHE -c COUNT -d DEPTH -s SIZE -S STEP [-w] FILE
-       image_bench convert -f FORMAT -O FORMAT -t CACHE SOURCE TARGET
+       image_bench convert -f FORMAT -O FORMAT [-t CACHE] SOURCE TARGET
        image_bench commit -f FORMAT [-d] FILE
        image_bench rebase -f FORMAT -b BACKING [-F FORMAT] FILE
        image_bench check -f FORMAT FILE

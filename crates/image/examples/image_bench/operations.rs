@@ -5,18 +5,19 @@ use cenote_image::create::{self, BackingSpec, CreateOptions};
 use cenote_image::{Format, OpenOptions, check as checking, ops};
 use std::error::Error;
 
-/// Copies one image to a new one, durably unless `-t unsafe`, qemu-img's own default here, is
-/// given.
+/// Copies one image to a new one, durably as `cenote` does it unless `-t unsafe`, qemu-img's own
+/// default here, is given.
 pub(crate) fn convert(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let source = OpenOptions::new(arguments.get("-f")?).open(arguments.file(0)?)?;
     let format: Format = arguments.get("-O")?;
     let name = arguments.file(1)?;
     create::create(name, &CreateOptions::new(format, source.size()))?;
-    let target = OpenOptions::new(format)
-        .writable(true)
-        .cache(arguments.get("-t")?)
-        .open(name)?;
-    ops::copy(&source, &target, &ops::CopyOptions::default(), &())?;
+    let (options, open) = (ops::CopyOptions::default(), OpenOptions::new(format));
+    let target = match arguments.has("-t") {
+        true => open.writable(true).cache(arguments.get("-t")?).open(name)?,
+        false => ops::open_target(name, &open, &options)?,
+    };
+    ops::copy(&source, &target, &options, &())?;
     target.close()?;
     Ok(())
 }

@@ -1,12 +1,16 @@
 //! Copying an image's content into an empty one: convert and full clone.
 
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::pieces::{Kind, Piece, Pieces, run};
 use super::zeroes::for_each_run;
 use super::{PIECE, buffer, check_writable, default_threads, refusal};
 use crate::codec::Compressor;
-use crate::{AlignedBuffer, Extent, Format, Image, Progress, Result};
+use crate::{
+    AlignedBuffer, CacheMode, Error, Extent, Format, Image, OpenOptions, Progress, Result,
+};
 
 /// How [`copy`] goes about it.
 #[derive(Debug, Clone)]
@@ -15,7 +19,8 @@ pub struct CopyOptions {
     /// Only qcow2 targets.
     pub compress: bool,
     /// Runs of zeroes at least this long (bytes, a power of two, rounded up to
-    /// the cluster size of a qcow2 target) become holes; 0 writes all.
+    /// the cluster size of a qcow2 target, or 64 KiB of a raw target past the
+    /// page cache) become holes; 0 writes all.
     pub sparse_size: u64,
     /// Copy only what the layers above this depth hold: for a target whose
     /// backing file is the source's layer of that depth.
@@ -44,6 +49,31 @@ pub struct CopyReport {
     pub zeroes: u64,
 }
 
+/// A direct write of less is mostly waiting: next to a hole, on a raw target
+/// past the page cache, the unit is at least this.
+const DIRECT_GRANULARITY: u64 = 64 << 10;
+
+/// Opens the freshly created image at `path` for a [`copy`] into it: past the
+/// page cache where the file system can, because then the disk writes while
+/// the next piece is read instead of all at the flush in the end, and what
+/// others have in the page cache stays there. Compressed clusters, which are
+/// small and appended to each other, go through the page cache.
+///
+/// # Errors
+/// As [`OpenOptions::open`].
+pub fn open_target(path: &Path, open: &OpenOptions, copy: &CopyOptions) -> Result<Image> {
+    let cached = open.clone().writable(true).cache(CacheMode::Writeback);
+    if copy.compress {
+        return cached.open(path);
+    }
+    match cached.clone().cache(CacheMode::None).open(path) {
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::Unsupported => {
+            cached.open(path)
+        }
+        opened => opened,
+    }
+}
+
 /// Copies the content of `source` into `target`, which must be writable, as
 /// large as the source or larger, and empty (freshly created: where the source
 /// is zero nothing is written unless the target has a backing file). Ends with
@@ -69,7 +99,12 @@ pub fn copy(
         written: AtomicU64::new(0),
         zeroes: AtomicU64::new(0),
     };
-    let alignment = target.cluster_size().max(512);
+    let least = if target.cache_mode().is_direct() {
+        4096
+    } else {
+        512
+    };
+    let alignment = target.cluster_size().max(least);
     let extents = source.extents(0, total)?;
     run(
         Pieces::new(extents, 0, total, alignment, |extent| job.kind(extent)),
@@ -120,6 +155,7 @@ fn granularity(target: &Image, options: &CopyOptions) -> u64 {
     let wanted = options.sparse_size.max(1).next_power_of_two();
     match target.format() {
         Format::Qcow2 => wanted.max(target.cluster_size()),
+        Format::Raw if target.cache_mode().is_direct() => wanted.max(DIRECT_GRANULARITY),
         Format::Raw => wanted.max(512),
     }
     .min(PIECE)

@@ -21,7 +21,7 @@ mod zeroes;
 
 pub use commit::{CommitReport, commit};
 pub use compare::{Comparison, compare};
-pub use copy::{CopyOptions, CopyReport, copy};
+pub use copy::{CopyOptions, CopyReport, copy, open_target};
 pub use rebase::{RebaseReport, flatten, rebase, rebase_unsafe};
 pub use resize::resize;
 

@@ -5,6 +5,8 @@ use std::ops::{Deref, DerefMut, Range};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::huge::{self, HUGE_PAGE};
+
 /// A buffer, zeroed when made, whose start is a multiple of a power of two, so
 /// that `O_DIRECT` requests need no bounce buffer.
 #[derive(Debug)]
@@ -15,11 +17,22 @@ pub struct AlignedBuffer {
 }
 
 impl AlignedBuffer {
-    /// `alignment` is a power of two, at most the page size in practice.
+    /// `alignment` is a power of two, at most the page size in practice. A
+    /// buffer of 1 MiB or more lies on huge pages where the host has them.
     pub fn new(length: usize, alignment: usize) -> Self {
-        let bytes = vec![0; length.saturating_add(alignment)];
+        let huge = length >= HUGE_PAGE / 2;
+        let (room, alignment) = if huge {
+            let room = length.checked_next_multiple_of(HUGE_PAGE);
+            (room.unwrap_or(length), alignment.max(HUGE_PAGE))
+        } else {
+            (length, alignment)
+        };
+        let mut bytes = vec![0; room.saturating_add(alignment)];
         // `align_offset` may only give up (usize::MAX) in constant evaluation.
         let start = bytes.as_ptr().align_offset(alignment).min(alignment);
+        if huge {
+            huge::advise(&mut bytes, start, room);
+        }
         Self {
             bytes,
             start,

@@ -6,6 +6,7 @@
 
 mod direct;
 mod file;
+mod huge;
 mod ioctl;
 mod memory;
 pub mod testing;
