@@ -152,6 +152,46 @@ fn external_data_file_with_extended_l2() {
     exercise(dir.path(), &image);
 }
 
+/// One thread writes a new subcluster and half of the next, which is there
+/// already; another overwrites the other half in place. Neither may undo what
+/// the other wrote.
+#[test]
+fn writers_of_one_subcluster_do_not_undo_each_other() {
+    const SUB: u64 = 2048;
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let image = make(dir.path(), "image.qcow2", "extended_l2=on", 16 * MIB);
+    let image = exercise::open(&image);
+    image
+        .write_at(&[9; 2 * SUB as usize], 0)
+        .expect("allocates");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let data = vec![1; (SUB + SUB / 2) as usize];
+            for _ in 0..3000 {
+                image.write_zeroes(0, SUB, true).expect("zeroes");
+                image.write_at(&data, 0).expect("writes");
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut number = 0_u8;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            number = number.wrapping_add(1);
+            let mut data = [number; SUB as usize / 2];
+            let offset = SUB + SUB / 2;
+            image.write_at(&data, offset).expect("overwrites");
+            for _ in 0..4 {
+                image.read_at(&mut data, offset).expect("reads");
+                assert!(
+                    data.iter().all(|byte| *byte == number),
+                    "{number} was undone"
+                );
+            }
+        }
+    });
+    image.close().expect("closes");
+}
+
 /// Runs the programme on an overlay and proves that what is below stays.
 fn exercise_overlay(dir: &Path, image: &Path, below: &[&Path]) {
     let before: Vec<Vec<u8>> = below

@@ -240,6 +240,9 @@ impl Qcow2 {
         };
         let mut head = offset % head_unit;
         let mut tail = end.next_multiple_of(tail_unit) - end;
+        if tail > 0 && self.stays_in_place(target, last, end)? {
+            tail = 0;
+        }
         if target.allocation.is_some_and(|a| a.fresh) && !self.geo.external_data {
             if head > 0 && self.reads_as_zero(offset - head, head)? {
                 head = 0;
@@ -249,6 +252,17 @@ impl Qcow2 {
             }
         }
         Ok((head, tail))
+    }
+
+    /// Whether the subcluster around guest `offset` holds data where it stays.
+    /// Others may be overwriting it in place, without holding the cluster:
+    /// copying its bytes would undo what they write meanwhile.
+    fn stays_in_place(&self, target: &Target, guest: u64, offset: u64) -> Result<bool> {
+        if !self.geo.extended || target.allocation.is_some() {
+            return Ok(false);
+        }
+        let bit = 1 << (self.geo.inside(offset) / self.geo.unit);
+        Ok(self.entry(guest)?.allocated_bits() & bit != 0)
     }
 
     /// What a cluster is filled up in: a subcluster where the rest of the
