@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: the packages that building, testing and measuring need, and why.
 
 mod apt;
+mod python;
 mod sources;
 
 pub(crate) use apt::Sources;
@@ -87,8 +88,12 @@ pub(crate) const PACKAGES: &[Package] = {
         package(Test, "lz4", "packs initrds"),
         package(Test, "zstd", "packs initrds"),
         package(Test, "xz-utils", "packs initrds"),
+        package(Test, "virtinst", "virt-install, whose documents of an install ours must equal"),
         package(Test, "osinfo-db", "the operating systems that install media are told by"),
         package(Test, "libosinfo-bin", "osinfo-detect, which must tell them likewise"),
+        package(Test, "debconf", "debconf-set-selections judges our preseed files"),
+        package(Test, "cloud-init", "judges our user data"),
+        package(Test, "python3-venv", "the environment of what Debian does not package"),
         package(Test, "zsh", "reads our zsh completions"),
         package(Test, "fish", "reads our fish completions"),
         package(Lab, "qemu-system-x86", "emulates the lab's AMD host, and is the peer of the monitor"),
@@ -117,6 +122,9 @@ pub(crate) fn command(arguments: &[String]) -> Outcome<ExitCode> {
                 for package in PACKAGES {
                     let group = package.group.name();
                     println!("  {group:6} {:16} {}", package.name, package.why);
+                }
+                for package in python::PACKAGES {
+                    println!("  test   {:16} {}", package.package, package.why);
                 }
                 return Ok(ExitCode::SUCCESS);
             }
@@ -147,7 +155,14 @@ fn report(groups: &[Group]) -> Outcome<ExitCode> {
     if fuzz {
         println!("missing: cargo-fuzz (runs the fuzz targets)");
     }
-    if missing.is_empty() && !fuzz {
+    let python = match groups.contains(&Group::Test) {
+        true => python::missing(),
+        false => Vec::new(),
+    };
+    for package in &python {
+        println!("missing: {} ({})", package.package, package.why);
+    }
+    if missing.is_empty() && python.is_empty() && !fuzz {
         println!("setup: nothing is missing");
         return Ok(ExitCode::SUCCESS);
     }
@@ -169,6 +184,17 @@ pub(crate) fn ensure_quietly(groups: &[Group]) -> Outcome<()> {
         let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
         println!("setup: installing {}", names.join(" "));
         apt::install(&names)?;
+    }
+    if groups.contains(&Group::Test) {
+        let missing = python::missing();
+        if !missing.is_empty() {
+            let names: Vec<&str> = missing.iter().map(|package| package.package).collect();
+            println!(
+                "setup: installing {} below target/xtask/python",
+                names.join(" ")
+            );
+            python::install(&missing)?;
+        }
     }
     if groups.contains(&Group::Fuzz) && !on_path("cargo-fuzz") {
         println!("setup: installing cargo-fuzz");
