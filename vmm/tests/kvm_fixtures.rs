@@ -7,54 +7,13 @@
 mod common;
 
 use cenote_vmm::machine::{ExitCause, RunState};
-use common::{Guest, Monitor, wait_for};
+use common::{
+    Guest, Monitor,
+    code::{self, POWER_OFF, PRINT, out_and_halt, printing},
+    wait_for,
+};
 use rustix::process::{Pid, Signal};
 use serde_json::json;
-
-/// Prints DL's character to COM1 when the transmitter is empty, and returns.
-const PRINT: &[u8] = &[
-    0x52, // push dx
-    0xb4, 0x00, // mov ah, 0
-    0x88, 0xd4, // mov ah, dl
-    0xba, 0xfd, 0x03, // wait: mov dx, 0x3fd
-    0xec, // in al, dx
-    0xa8, 0x20, // test al, 0x20
-    0x74, 0xf8, // jz wait
-    0xba, 0xf8, 0x03, // mov dx, 0x3f8
-    0x88, 0xe0, // mov al, ah
-    0xee, // out dx, al
-    0x5a, // pop dx
-    0xc3, // ret
-];
-
-/// ACPI power-off: sleep enable with type 0 to PM1a control.
-const POWER_OFF: &[u8] = &[
-    0xba, 0x04, 0x06, // mov dx, 0x604
-    0xb8, 0x00, 0x20, // mov ax, 0x2000
-    0xef, // out dx, ax
-    0xf4, // hlt
-];
-
-/// `mov dx, PORT; mov al, VALUE; out dx, al; hlt`.
-fn out_and_halt(port: u16, value: u8) -> Vec<u8> {
-    let [low, high] = port.to_le_bytes();
-    vec![0xba, low, high, 0xb0, value, 0xee, 0xf4]
-}
-
-/// Code that prints `text` and goes on with `then`.
-fn printing(text: &[u8], then: &[u8]) -> Vec<u8> {
-    // jmp over PRINT, which lies at offset 2.
-    let mut code = vec![0xeb, PRINT.len() as u8];
-    code.extend(PRINT);
-    for byte in text {
-        code.extend([0xb2, *byte]); // mov dl, byte
-        let back = 2i32 - (code.len() as i32 + 3);
-        code.push(0xe8); // call PRINT
-        code.extend((back as i16).to_le_bytes());
-    }
-    code.extend(then);
-    code
-}
 
 #[test]
 #[ignore = "needs /dev/kvm"]
@@ -85,17 +44,7 @@ fn every_reset_port_resets() {
 #[test]
 #[ignore = "needs /dev/kvm"]
 fn a_reset_in_place_starts_the_guest_again() {
-    let mut then = vec![
-        0xb0, 0x50, 0xe6, 0x70, // mov al, 0x50; out 0x70, al
-        0xe4, 0x71, // in al, 0x71
-        0x3c, 0x03, // cmp al, 3
-        0x74, 0x09, // je end
-        0xfe, 0xc0, // inc al
-        0xe6, 0x71, // out 0x71, al
-        0xb0, 0xfe, 0xe6, 0x64, // mov al, 0xfe; out 0x64, al
-        0xf4, // hlt
-    ];
-    then.extend(POWER_OFF);
+    let then = code::counting(3, &out_and_halt(0x64, 0xfe), POWER_OFF);
     let ended = Monitor::start(&Guest::real_mode(&printing(b"s", &then)), &[]).wait();
     assert_eq!(
         (ended.cause(), ended.output.as_str()),

@@ -5,9 +5,11 @@
 
 pub mod chardev;
 pub mod debug_port;
+pub mod display;
 pub mod fw_cfg;
 pub mod i440fx;
 pub mod i8042;
+pub mod ide;
 mod keyboard;
 pub mod piix3;
 pub mod piix4_pm;

@@ -8,9 +8,11 @@ use crate::{
     devices::{
         chardev::CharBackend,
         debug_port::{self, DebugPort},
+        display::Display,
         fw_cfg::{self, FwCfg},
         i440fx::HostBridge,
         i8042::{self, I8042},
+        ide::{self, Attach, Ide, Position},
         piix3::{IsaBridge, USUAL_ROUTE},
         piix4_pm::{PowerManagement, SCI},
         port92::{self, Port92},
@@ -20,7 +22,7 @@ use crate::{
     },
     event::EventSink,
     interrupt::{InterruptController, InterruptLines, IrqLine},
-    memory::{MemoryLayout, PCI_WINDOW},
+    memory::{GuestMemory, MemoryLayout, PCI_WINDOW},
     pci::{AttachError, BarKind, ConfigPorts, IntxRouter, PciAddress, PciBus, PciFunction, Pin},
 };
 use parking_lot::Mutex;
@@ -28,6 +30,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// COM1's ports and interrupt.
 const COM1: (u16, u32) = (0x3f8, 4);
+/// The slot in which boards like this one have their display.
+const DISPLAY_SLOT: u8 = 2;
 /// Ports for BARs, for a machine that boots without firmware.
 const PORT_WINDOW: (u64, u64) = (0xc000, 0xfff0);
 
@@ -67,6 +71,9 @@ pub enum BoardError {
     /// The PCI bus is full.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// A device's thread cannot be had.
+    #[error("the host refused a device's thread")]
+    Thread(#[source] std::io::Error),
     /// A line has too many sources.
     #[error("interrupt line {0} has too many sources")]
     Line(u32),
@@ -88,6 +95,11 @@ pub struct Board {
     pub keyboard: Arc<Mutex<I8042>>,
     /// Power management, with the power button.
     pub power: Arc<Mutex<PowerManagement>>,
+    /// The IDE controller, if there is one.
+    pub ide: Option<Arc<Mutex<Ide>>>,
+    /// The display, if there is one.
+    pub display: Option<Arc<Mutex<Display>>>,
+    lines: Arc<InterruptLines>,
     isa: Arc<Mutex<IsaBridge>>,
     layout: MemoryLayout,
     devices: Vec<(String, Arc<Mutex<dyn Device>>)>,
@@ -138,6 +150,9 @@ impl Board {
             serial: None,
             keyboard: keyboard.clone(),
             power: power.clone(),
+            ide: None,
+            display: None,
+            lines: Arc::clone(&lines),
             isa: isa.clone(),
             layout: config.layout,
             devices: Vec::new(),
@@ -213,6 +228,33 @@ impl Board {
         Ok(())
     }
 
+    /// Adds the IDE controller with its drives, which reach `memory`.
+    ///
+    /// # Errors
+    /// [`BoardError::Thread`] if the host refuses a thread.
+    pub fn add_ide(
+        &mut self,
+        drives: Vec<(Position, Attach)>,
+        memory: &GuestMemory,
+    ) -> Result<(), BoardError> {
+        let line = |gsi| self.lines.source(gsi).ok_or(BoardError::Line(gsi));
+        let [primary, secondary] = ide::INTERRUPTS;
+        let lines = [line(primary)?, line(secondary)?];
+        let device = Ide::new(drives, lines, memory).map_err(BoardError::Thread)?;
+        self.ide = Some(Arc::clone(&device));
+        self.add_function("piix3-ide", 1, 1, device)
+    }
+
+    /// Adds the display.
+    ///
+    /// # Errors
+    /// As [`Board::add_function`].
+    pub fn add_display(&mut self, display: Display) -> Result<(), BoardError> {
+        let device = Arc::new(Mutex::new(display));
+        self.display = Some(Arc::clone(&device));
+        self.add_function("display", DISPLAY_SLOT, 0, device)
+    }
+
     /// Adds what firmware reads of the machine.
     ///
     /// # Errors
@@ -232,6 +274,9 @@ impl Board {
     pub fn prepare_without_firmware(&self) {
         self.isa.lock().set_usual_route();
         self.power.lock().set_usual_base();
+        if let Some(ide) = &self.ide {
+            ide.lock().enable_channels();
+        }
         let mut low = PCI_WINDOW.start;
         let mut high = self.layout.high_pci_window().start;
         let mut port = PORT_WINDOW.0;

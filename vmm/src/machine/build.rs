@@ -2,7 +2,7 @@
 
 use super::{
     Board, BoardConfig, BootDescription, CharDevice, Command, Description, DescriptionError,
-    Machine, Remote, SerialDescription, Wiring,
+    DisplayDescription, DriveError, Machine, Remote, SerialDescription, Wiring,
     board::BoardError,
     clock::MachineClock,
     console::{Output, RawTerminal},
@@ -15,15 +15,18 @@ use crate::{
     acpi::Platform,
     devices::{
         chardev::{CharBackend, Discard},
+        display::{self, Display},
         fw_cfg::{FwCfg, Items},
     },
     firmware::{self, FirmwareError, Orders, Rom},
     kvm::{Host, HostError, Vm, VmError},
     memory::{GuestMemory, MemoryError, MemoryLayout},
+    pci::OptionRom,
     snapshot::{SnapshotError, SnapshotFile},
 };
 use parking_lot::Mutex;
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
     os::fd::{AsFd as _, OwnedFd},
@@ -84,6 +87,9 @@ pub enum BuildError {
         /// In the description.
         described: u64,
     },
+    /// A drive or the display cannot be had.
+    #[error(transparent)]
+    Drive(#[from] DriveError),
     /// The firmware cannot be used.
     #[error(transparent)]
     Firmware(#[from] FirmwareError),
@@ -196,10 +202,12 @@ impl Machine {
         };
         let mut board = Board::new(&wiring, config)?;
         let mut rom_overlay = None;
+        let order = add_devices(&mut board, description, &vm)?;
         if let Starter::Firmware(rom) = &starter {
             board.add_firmware_configuration(firmware_configuration(
                 description,
                 &layout,
+                order,
                 vm.memory(),
             )?)?;
             let mut overlay = vm
@@ -287,10 +295,52 @@ impl Machine {
     }
 }
 
+/// Adds the described devices, and gives the paths of those to boot from, in their order.
+fn add_devices(
+    board: &mut Board,
+    description: &Description,
+    vm: &Vm,
+) -> Result<Vec<String>, BuildError> {
+    let mut order = BTreeMap::new();
+    if let Some(display) = &description.display {
+        let rom = display_rom(display, &description.boot)?;
+        let display = Display::new(rom.as_deref(), &*vm.overlays()).map_err(DriveError::from)?;
+        board.add_display(display)?;
+    }
+    if !description.ide.is_empty() {
+        let mut drives = Vec::new();
+        for (position, drive) in &description.ide {
+            drives.push((*position, drive.open(*position)?));
+            if let Some(index) = drive.boot_index() {
+                let (channel, number) = position.numbers();
+                let path = format!("/pci@i0cf8/*@1,1/drive@{channel}/disk@{number}");
+                order.insert(index, path);
+            }
+        }
+        board.add_ide(drives, vm.memory())?;
+    }
+    Ok(order.into_values().collect())
+}
+
+/// The display's option ROM, if it is to have one.
+fn display_rom(
+    display: &DisplayDescription,
+    boot: &BootDescription,
+) -> Result<Option<Vec<u8>>, BuildError> {
+    let Some(source) = display.source(matches!(boot, BootDescription::Firmware(_)))? else {
+        return Ok(None);
+    };
+    let (vendor, device) = display::NAMES;
+    let content = OptionRom::read_file(&source.open("option ROM")?, vendor, device)
+        .map_err(DriveError::from)?;
+    Ok(Some(content))
+}
+
 /// What firmware is told of the machine.
 fn firmware_configuration(
     description: &Description,
     layout: &MemoryLayout,
+    devices: Vec<String>,
     memory: &GuestMemory,
 ) -> Result<FwCfg, BuildError> {
     let BootDescription::Firmware(firmware) = &description.boot else {
@@ -303,7 +353,7 @@ fn firmware_configuration(
         pvpanic: description.pvpanic,
     };
     let orders = Orders {
-        devices: Vec::new(),
+        devices,
         only_listed: firmware.only_listed,
         menu: firmware.menu,
         fail_wait: firmware.fail_wait.map(|wait| wait as u32),

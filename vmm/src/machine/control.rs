@@ -1,8 +1,9 @@
 //! The control socket: JSON-RPC 2.0, one request per line, over a Unix socket.
 //!
 //! Methods: `status`, `pause`, `resume`, `shutdown` (the power button), `reset`, `quit` without
-//! parameters, and `save` with `{"end": BOOL}` and one descriptor (`end` ends the monitor
-//! afterwards; without it the machine goes on). Each answers with the machine's
+//! parameters; `save` with `{"end": BOOL}` and one descriptor (`end` ends the monitor afterwards;
+//! without it the machine goes on); `screenshot` with one descriptor; `change-medium` with
+//! `{"drive": POSITION, "force": BOOL}` and the new medium's descriptor, or none to eject. Each answers with the machine's
 //! [`Status`] after it was carried out.
 //!
 //! The monitor opens nothing by name once it runs. What a request needs opened comes with it: the
@@ -12,7 +13,10 @@
 mod connection;
 
 use super::{Command, CommandError, Remote, Status};
-use crate::sandbox::{self, Class};
+use crate::{
+    devices::ide::Position,
+    sandbox::{self, Class},
+};
 use connection::Connection;
 pub(super) use connection::MOST_DESCRIPTORS;
 use serde::Deserialize;
@@ -55,6 +59,14 @@ pub enum ControlError {
 #[serde(deny_unknown_fields, default)]
 struct SaveParameters {
     end: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MediumParameters {
+    drive: Position,
+    #[serde(default)]
+    force: bool,
 }
 
 #[derive(Deserialize)]
@@ -212,6 +224,8 @@ async fn carry_out(
         "reset" => plain(Command::Reset, request, &descriptors)?,
         "quit" => plain(Command::Quit, request, &descriptors)?,
         "save" => save(request, descriptors)?,
+        "screenshot" => screenshot(request, descriptors)?,
+        "change-medium" => change_medium(request, descriptors)?,
         other => return Err((METHOD_NOT_FOUND, format!("there is no method '{other}'"))),
     };
     let status = call(command, remote)
@@ -268,6 +282,34 @@ fn save(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Command, Refusal
     let [file] = exactly(request, descriptors, "one descriptor of a file to write to")?;
     let file = File::from(file);
     Ok(Command::Save { file, end })
+}
+
+fn screenshot(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Command, Refusal> {
+    let [file] = exactly(request, descriptors, "one descriptor of a file to write to")?;
+    plain(
+        Command::Screenshot {
+            file: File::from(file),
+        },
+        request,
+        &[],
+    )
+}
+
+fn change_medium(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Command, Refusal> {
+    let parameters = request.params.clone().unwrap_or_default();
+    let MediumParameters { drive, force } = serde_json::from_value(parameters)
+        .map_err(|error| (INVALID_PARAMS, format!("'change-medium': {error}")))?;
+    let file = if descriptors.is_empty() {
+        None
+    } else {
+        let [file] = exactly(request, descriptors, "at most one descriptor of a disc")?;
+        Some(File::from(file))
+    };
+    Ok(Command::ChangeMedium {
+        position: drive,
+        file,
+        force,
+    })
 }
 
 /// Waits until the command is carried out, without holding up other connections.

@@ -3,6 +3,7 @@
 //! Unknown fields are refused. Files are named by path or given as open descriptors; a sandboxed
 //! monitor is given descriptors.
 
+use super::drives::{DisplayDescription, DriveDescription, DriveDescriptions};
 use crate::{
     boot::Protocol,
     firmware::{self, Product, ProductError},
@@ -49,6 +50,12 @@ pub struct Description {
     /// The debug console at port 0x402, if the machine is to have it.
     #[serde(default)]
     pub debug_console: Option<SerialDescription>,
+    /// IDE drives; the machine has an IDE controller if it has any.
+    #[serde(default)]
+    pub ide: DriveDescriptions,
+    /// The display, if the machine is to have it.
+    #[serde(default)]
+    pub display: Option<DisplayDescription>,
     /// Whether the guest can report a crash through pvpanic.
     #[serde(default = "yes")]
     pub pvpanic: bool,
@@ -280,6 +287,17 @@ pub enum DescriptionError {
     /// The machine says something of itself that nobody would tell the guest.
     #[error("'product' is told by firmware: leave it out, or boot firmware")]
     ProductWithoutFirmware,
+    /// A drive cannot be had.
+    #[error("{0}")]
+    Drive(String),
+    /// The display's option ROM is not installed.
+    #[error(
+        "no option ROM for the display was found on this host: install the package 'seabios', or name a file in the description"
+    )]
+    NoDisplayRom,
+    /// Two devices have one turn at booting.
+    #[error("two devices have the boot index {0}: give each its own")]
+    BootIndex(u32),
     /// The terminal is wanted for firmware's text but there is no serial port.
     #[error("'serial_console' needs a serial port: add 'serial'")]
     SerialConsole,
@@ -360,6 +378,12 @@ impl Description {
             _ if self.product.is_some() => return Err(DescriptionError::ProductWithoutFirmware),
             _ => {}
         }
+        for (position, drive) in &self.ide {
+            drive
+                .check(*position)
+                .map_err(|error| DescriptionError::Drive(error.to_string()))?;
+        }
+        self.check_boot_indexes()?;
         let on_terminal = |device: &Option<SerialDescription>| matches!(device, Some(device) if device.backend == CharDevice::Stdio);
         if on_terminal(&self.serial) && on_terminal(&self.debug_console) {
             return Err(DescriptionError::StdioTwice);
@@ -390,6 +414,16 @@ impl Description {
             }
             BootDescription::RealMode { image } => image.keep_open("real-mode image")?,
         }
+        for drive in self.ide.values_mut() {
+            drive.keep_open()?;
+        }
+        let with_firmware = matches!(self.boot, BootDescription::Firmware(_));
+        if let Some(display) = &mut self.display
+            && let Some(mut rom) = display.source(with_firmware)?
+        {
+            rom.keep_open("option ROM")?;
+            display.rom = Some(rom);
+        }
         for device in [&mut self.serial, &mut self.debug_console] {
             if let Some(SerialDescription {
                 backend: CharDevice::File(file),
@@ -402,11 +436,36 @@ impl Description {
     }
 }
 
+impl Description {
+    /// The turns of all devices at booting.
+    fn boot_indexes(&self) -> impl Iterator<Item = u32> {
+        self.ide.values().filter_map(DriveDescription::boot_index)
+    }
+
+    fn check_boot_indexes(&self) -> Result<(), DescriptionError> {
+        let mut seen = std::collections::BTreeSet::new();
+        let mut indexes = self.boot_indexes();
+        match indexes.find(|index| !seen.insert(*index)) {
+            Some(index) => Err(DescriptionError::BootIndex(index)),
+            None => Ok(()),
+        }
+    }
+}
+
 impl FileSource {
     /// Opens a path for reading and becomes its descriptor.
-    fn keep_open(&mut self, what: &'static str) -> Result<(), DescriptionError> {
+    pub(super) fn keep_open(&mut self, what: &'static str) -> Result<(), DescriptionError> {
+        self.keep_open_with(what, File::options().read(true))
+    }
+
+    /// Opens a path and becomes its descriptor.
+    pub(super) fn keep_open_with(
+        &mut self,
+        what: &'static str,
+        options: &std::fs::OpenOptions,
+    ) -> Result<(), DescriptionError> {
         if matches!(self, Self::Path(_)) {
-            *self = Self::Fd(self.open(what)?.into_raw_fd());
+            *self = Self::Fd(self.open_with(what, options)?.into_raw_fd());
         }
         Ok(())
     }
@@ -436,7 +495,7 @@ impl FileSource {
         self.open_with(what, File::options().append(true).create(true))
     }
 
-    fn open_with(
+    pub(super) fn open_with(
         &self,
         what: &'static str,
         options: &std::fs::OpenOptions,

@@ -13,6 +13,7 @@ mod console;
 pub mod control;
 mod description;
 mod device_thread;
+mod drives;
 mod gate;
 mod report;
 mod run;
@@ -25,6 +26,10 @@ pub use description::{
     BootDescription, CharDevice, CpuDescription, CpuModel, Description, DescriptionError,
     FileSource, FirmwareDescription, MOST_VCPUS, OnReset, OnTripleFault, Place, SerialDescription,
     VERSION,
+};
+pub use drives::{
+    CdromDescription, DisplayDescription, DriveDescription, DriveDescriptions, DriveError,
+    IdeDiskDescription,
 };
 pub use report::{ExitCause, ExitReport};
 pub use run::{Command, CommandError, Machine, MachineError, Remote, RunState, Status};

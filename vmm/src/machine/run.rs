@@ -5,6 +5,7 @@ use super::{
     clock::MachineClock,
     console::{Output, RawTerminal},
     device_thread::DeviceThread,
+    drives::{DriveError, open_disc},
     gate::{Gate, Pass},
 };
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     boot::{self, Boot, BootError, Entry, Protocol},
     bus::AddressMap,
     clock::Clock as _,
+    devices::ide::{MediumError, Position},
     event::{EventSink, MachineEvent},
     firmware::Rom,
     kvm::{Exit, Vcpu, Vm, VmError, VmState},
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::VecDeque,
     fs::File,
+    io,
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender},
@@ -67,6 +70,20 @@ pub enum Command {
         file: File,
         /// End the monitor afterwards.
         end: bool,
+    },
+    /// Write what the display shows to a file, as PNG.
+    Screenshot {
+        /// The file, from where it stands.
+        file: File,
+    },
+    /// Put another medium into a CD-ROM drive, or take the medium out.
+    ChangeMedium {
+        /// The drive.
+        position: Position,
+        /// The medium; the tray is left open without.
+        file: Option<File>,
+        /// Even if the guest has locked the tray.
+        force: bool,
     },
     /// End the monitor at once.
     Quit,
@@ -201,6 +218,21 @@ pub enum MachineError {
     },
 }
 
+/// Why a request about a device was not carried out.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error("the machine has no display")]
+    NoDisplay,
+    #[error("the display shows nothing: the guest has not set a mode")]
+    NoPicture,
+    #[error("the picture cannot be written")]
+    Write(#[source] io::Error),
+    #[error(transparent)]
+    Medium(#[from] MediumError),
+    #[error(transparent)]
+    Drive(#[from] DriveError),
+}
+
 /// A machine that is put together. Its vCPU threads wait at the gate.
 pub struct Machine {
     pub(super) gate: Arc<Gate>,
@@ -328,6 +360,22 @@ impl Machine {
                     return Ok(Next::Continue);
                 }
             }
+            Command::Screenshot { file } => {
+                if let Err(error) = self.screenshot(&file) {
+                    reply(Err(CommandError::Failed(describe(&error))));
+                    return Ok(Next::Continue);
+                }
+            }
+            Command::ChangeMedium {
+                position,
+                file,
+                force,
+            } => {
+                if let Err(error) = self.change_medium(position, file, force) {
+                    reply(Err(CommandError::Failed(describe(&error))));
+                    return Ok(Next::Continue);
+                }
+            }
             Command::Quit => {
                 reply(Ok(self.status()));
                 return Ok(Next::End(ExitCause::Quit, None));
@@ -416,6 +464,26 @@ impl Machine {
         self.device_thread.wake();
         self.running = true;
         self.gate.open();
+    }
+
+    fn screenshot(&self, file: &File) -> Result<(), RequestError> {
+        let display = self.board.display.as_ref().ok_or(RequestError::NoDisplay)?;
+        let picture = display.lock().picture().ok_or(RequestError::NoPicture)?;
+        picture
+            .write_png(io::BufWriter::new(file))
+            .map_err(RequestError::Write)
+    }
+
+    fn change_medium(
+        &self,
+        position: Position,
+        file: Option<File>,
+        force: bool,
+    ) -> Result<(), RequestError> {
+        let medium = file.map(|file| open_disc(file, position)).transpose()?;
+        let ide = self.board.ide.as_ref().ok_or(MediumError::NoDrive)?;
+        ide.lock().change_medium(position, medium, force)?;
+        Ok(())
     }
 
     /// Everything back to power-on, then the kernel is started anew.

@@ -17,6 +17,7 @@ mod msix;
 #[cfg(test)]
 pub(crate) use msix::testing as msix_testing;
 mod ports;
+mod rom;
 
 pub use bus::{AttachError, PciBus};
 pub use config::{
@@ -25,6 +26,7 @@ pub use config::{
 pub use intx::{IntxRouter, Pin};
 pub use msix::{Msix, MsixState, MsixVector, MsixVectorState};
 pub use ports::{ConfigPorts, ConfigPortsState};
+pub use rom::{OptionRom, OptionRomError};
 
 use crate::device::Device;
 use std::fmt;

@@ -209,6 +209,15 @@ fn terminal() -> impl Iterator<Item = Allowed> {
         .map(|request| with(libc::SYS_ioctl, &[Argument::Is(1, request)]))
 }
 
+/// The sizes of a block device, which a disc that is put in may be.
+fn devices() -> impl Iterator<Item = Allowed> {
+    const SECTOR_SIZE: u64 = 0x1268;
+    const SIZE: u64 = 0x8008_1272;
+    [SECTOR_SIZE, SIZE]
+        .into_iter()
+        .map(|request| with(libc::SYS_ioctl, &[Argument::Is(1, request)]))
+}
+
 /// Queues of requests to the kernel that were set up before.
 const RINGS: &[i64] = &[
     libc::SYS_epoll_ctl,
@@ -262,6 +271,7 @@ impl Class {
                 allowed.push(threads());
                 allowed.extend(thread_controls());
                 allowed.extend(terminal());
+                allowed.extend(devices());
             }
         }
         allowed

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each suite uses a part of this.
 
+pub(crate) mod code;
+
 use cenote_vmm::{
     machine::Client,
     supervise::{self, Launch},
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 use std::{
     fs::File,
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::net::UnixStream,
+    os::{fd::BorrowedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -238,6 +240,17 @@ impl<'a> Monitor<'a> {
         assert_eq!(answer["id"], 7);
         assert!(answer["error"].is_null(), "{method}: {answer}");
         answer["result"].clone()
+    }
+
+    /// Sends a request with descriptors; what is refused is given as text.
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        params: Value,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Value, String> {
+        let result = self.client().request(method, &params, descriptors);
+        result.map_err(|error| error.to_string())
     }
 
     /// A client of the control socket.
