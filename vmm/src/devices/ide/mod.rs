@@ -9,7 +9,7 @@
 //! security and host-protected-area features; they are refused as a drive without them does.
 //!
 //! What reads or writes an image is done by a thread per channel, so that the guest's processors go
-//! on meanwhile; see [`Lane`](lane).
+//! on meanwhile (`lane.rs`).
 
 mod ata;
 mod atapi;
