@@ -13,7 +13,7 @@ use common::{
     wait_for,
 };
 use rustix::process::{Pid, Signal};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 #[ignore = "needs /dev/kvm"]
@@ -111,6 +111,103 @@ fn a_machine_that_cannot_start_is_explained() {
     assert!(detail.contains("/nonexistent/code"), "{detail}");
     let messages = std::fs::read_to_string(guest.folder.path().join("messages")).unwrap();
     assert!(messages.contains(&detail), "{messages}");
+}
+
+/// Each impossible machine has its own message, and the message a remedy.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn impossible_machines_are_refused_with_a_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        json!({"path": path})
+    };
+    // An ELF file's header that speaks of more than there is.
+    let mut header = vec![0; 64];
+    header[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    let kernel = |image: &Value| json!({"kernel": {"image": image}});
+    let text = file(
+        "text",
+        b"This is no kernel, however long it is."
+            .repeat(100)
+            .as_slice(),
+    );
+    let cases = [
+        ("vcpus", json!(0), "0 vCPUs are impossible: give 1 to 32"),
+        ("vcpus", json!(33), "give 1 to 32"),
+        ("memory", json!(5), "give a multiple of 4096"),
+        ("memory", json!(1u64 << 42), "give the guest less"),
+        (
+            "boot",
+            kernel(&text),
+            "name a file like /boot/vmlinuz-VERSION",
+        ),
+        ("boot", kernel(&file("cut", &header)), "the kernel is"),
+        (
+            "boot",
+            kernel(&json!({"fd": 999})),
+            "descriptor 999 is not open",
+        ),
+        (
+            "boot",
+            json!({"real-mode": {"image": file("empty", b"")}}),
+            "give the guest more memory",
+        ),
+        ("colour", json!("red"), "unknown field `colour`"),
+    ];
+    let mut seen = Vec::new();
+    for (field, value, remedy) in cases {
+        let mut guest = Guest::real_mode(&[0xf4]);
+        guest.description[field] = value.clone();
+        let refused = guest.run(&[]);
+        let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{field} {value}: {message}");
+        assert!(message.contains(remedy), "{field} {value}: {message}");
+        assert!(!seen.contains(&message), "{message}");
+        seen.push(message);
+    }
+}
+
+/// A host that only emulates says so unless the description allows it; `--check` says it too.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_host_that_only_emulates_is_told_from_a_real_one() {
+    let mut guest = Guest::real_mode(POWER_OFF);
+    guest.description["allow_emulation"] = json!(false);
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let real = cpus.split_whitespace().any(|w| w == "vmx" || w == "svm");
+    for arguments in [&["--check"][..], &[]] {
+        let output = guest.run(arguments);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), real, "{message}");
+        assert!(real || message.contains("only emulates"), "{message}");
+        assert!(real || message.contains("use another host"), "{message}");
+    }
+}
+
+/// A user without rights to the device is told which group to join.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_user_without_rights_is_told_how_to_get_them() {
+    use std::os::unix::{fs::MetadataExt as _, process::CommandExt as _};
+    let root = rustix::process::geteuid().is_root();
+    if !root || std::fs::metadata("/dev/kvm").unwrap().mode() & 6 != 0 {
+        println!("not tried: everybody may open /dev/kvm, or nobody else can be played");
+        return;
+    }
+    let guest = Guest::real_mode(&[0xf4]);
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(guest.folder.path(), open).unwrap();
+    let output = std::process::Command::new(common::program())
+        .args(["--check", "--machine"])
+        .arg(guest.written())
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("usermod -aG kvm"), "{message}");
 }
 
 #[test]

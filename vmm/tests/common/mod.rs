@@ -117,7 +117,8 @@ impl Guest {
         );
     }
 
-    fn written(&self) -> PathBuf {
+    /// Writes the description to a file and gives its path.
+    pub(crate) fn written(&self) -> PathBuf {
         let path = self.folder.path().join("machine.json");
         std::fs::write(&path, self.description.to_string()).unwrap();
         path
