@@ -1,9 +1,11 @@
-//! Damaged images for the fuzz targets.
+//! What the fuzz targets share: damaged images here, devices' registers in [`registers`].
 //!
 //! Random bytes are almost never an image, so an input is mostly a list of
 //! pokes into one of several valid images; its first byte chooses. Run with
 //! `cargo +nightly fuzz run qcow2_check -- -len_control=0 -max_len=2000`, so
 //! that inputs are long enough for pokes from the start.
+
+pub mod registers;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
