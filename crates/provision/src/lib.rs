@@ -1,6 +1,6 @@
 //! Unattended installs: what can be known, made and decided without a running domain.
 //!
-//! - [`answer`]: kickstart and preseed files looked over, and added to.
+//! - [`answer`]: answer files written; kickstart and preseed files looked over, and added to.
 //! - [`install`]: the two phases: their documents, when the first is done, what is seen of it.
 //! - [`iso`]: ISO 9660 images, read and written.
 //! - [`deliver`]: how an answer file reaches its installer.

@@ -93,6 +93,7 @@ pub(crate) const PACKAGES: &[Package] = {
         package(Test, "libosinfo-bin", "osinfo-detect, which must tell them likewise"),
         package(Test, "debconf", "debconf-set-selections judges our preseed files"),
         package(Test, "cloud-init", "judges our user data"),
+        package(Test, "perl-base", "its crypt() makes hashes of passwords"),
         package(Test, "python3-venv", "the environment of what Debian does not package"),
         package(Test, "zsh", "reads our zsh completions"),
         package(Test, "fish", "reads our fish completions"),

@@ -1,15 +1,17 @@
-//! Answer files: kickstart and preseed.
+//! Answer files: kickstart, preseed, autoinstall and cloud-init's user data.
 //!
 //! [`lint_kickstart`] and [`lint_preseed`] find what an installer would stumble over, and above
 //! all what would make it stop and ask, which in an unattended install is to hang. Each finding
 //! has a line, a column and a remedy; no finding repeats a password. [`judge`] asks the
 //! installers' own programs where the machine has them, and [`Hooks`] adds the lines that
-//! report success or failure.
+//! report success or failure. [`template`] writes all four kinds from parameters.
 
 mod hooks;
 pub mod judge;
 mod kickstart;
 mod preseed;
+pub mod secret;
+pub mod template;
 
 use std::fmt;
 

@@ -1,0 +1,158 @@
+//! Secrets: made from the system's random numbers, wiped from memory when they are done with;
+//! and hashes of passwords, the one form in which a password reaches an answer file.
+
+use std::fmt;
+
+use thiserror::Error as ThisError;
+use zeroize::Zeroizing;
+
+/// Longest secret in bytes: crypt's own programs take no longer passwords.
+const MAX_SECRET: usize = 512;
+
+/// Why a secret is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ThisError)]
+pub enum SecretError {
+    /// Empty.
+    #[error("the secret is empty")]
+    Empty,
+    /// Too long, or more than one line.
+    #[error("a secret is one line of at most {MAX_SECRET} bytes")]
+    Shape,
+    /// The system gives no random numbers.
+    #[error("the system's random number generator failed")]
+    Random,
+    /// No hash as crypt(3) writes them.
+    #[error("this is no hash of a password ($6$…, $y$…)")]
+    Hash,
+}
+
+/// A text that is shown to no one: not in logs, not in errors.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Secret {
+    /// Takes a text.
+    ///
+    /// # Errors
+    /// [`SecretError::Empty`], [`SecretError::Shape`].
+    pub fn new(text: String) -> Result<Self, SecretError> {
+        let text = Zeroizing::new(text);
+        if text.is_empty() {
+            return Err(SecretError::Empty);
+        }
+        if text.len() > MAX_SECRET || text.contains(char::is_control) {
+            return Err(SecretError::Shape);
+        }
+        Ok(Self(text))
+    }
+
+    /// A token of 32 letters and digits, for addresses and markers: 160 bits.
+    ///
+    /// # Errors
+    /// [`SecretError::Random`].
+    pub fn token() -> Result<Self, SecretError> {
+        random_text(b"abcdefghijklmnopqrstuvwxyz234567", 32).map(Self)
+    }
+
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Characters of an alphabet, each as likely as any other.
+fn random_text(alphabet: &[u8], length: usize) -> Result<Zeroizing<String>, SecretError> {
+    let mut text = Zeroizing::new(String::with_capacity(length));
+    let fair = 256 / alphabet.len() * alphabet.len();
+    while text.len() < length {
+        let mut bytes = Zeroizing::new([0u8; 64]);
+        getrandom::fill(bytes.as_mut_slice()).map_err(|_| SecretError::Random)?;
+        for byte in bytes.iter().map(|byte| usize::from(*byte)) {
+            // Bytes above the last whole multiple would favour the first letters.
+            if byte < fair && text.len() < length {
+                text.push(char::from(alphabet[byte % alphabet.len()]));
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// A hash of a password as crypt(3) writes them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(String);
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(…)")
+    }
+}
+
+impl PasswordHash {
+    /// The hash, for an answer file.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for PasswordHash {
+    type Err = SecretError;
+
+    fn from_str(text: &str) -> Result<Self, SecretError> {
+        let plain = text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"$./=,-_".contains(&b));
+        if plain && super::is_hashed(text) && text.len() <= 512 {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(SecretError::Hash)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let secret = Secret::new("hunter2".into()).unwrap();
+        let hash: PasswordHash = "$6$salt$abcdef".parse().unwrap();
+        let shown = format!("{secret:?} {hash:?}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("$6$"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn tokens_differ_and_use_their_alphabet() {
+        let (a, b) = (Secret::token().unwrap(), Secret::token().unwrap());
+        assert_ne!(a, b);
+        assert_eq!(a.expose().len(), 32);
+        assert!(a.expose().bytes().all(|b| b.is_ascii_alphanumeric()));
+    }
+
+    #[test]
+    fn what_is_no_secret_or_hash_is_refused() {
+        assert_eq!(Secret::new(String::new()), Err(SecretError::Empty));
+        assert_eq!(Secret::new("a\nb".into()), Err(SecretError::Shape));
+        for text in [
+            "",
+            "plain",
+            "$6$salt",
+            "$6$$x",
+            "$6$salt$x\ny",
+            "$6$salt$x' y",
+            "$$a$b",
+        ] {
+            assert!(text.parse::<PasswordHash>().is_err(), "{text:?}");
+        }
+    }
+}
