@@ -16,6 +16,8 @@ pub enum MachineEvent {
     CrashLoaded,
     /// The guest wants to be stopped, reported through pvpanic's shutdown event.
     ShutdownRequested,
+    /// A request failed on the host, and the device's error policy wants the guest stopped.
+    IoError,
 }
 
 /// Where devices report machine events. Called from vCPU threads; must not block.

@@ -16,6 +16,7 @@
 //! * [`bus`], [`device`], [`interrupt`], [`clock`], [`event`] — what devices are made of: register
 //!   access, life and saved state, interrupt lines, time, and reports to the machine. No KVM.
 //! * [`memory`], [`overlay`] — the guest's memory and its layout, and device memory shown to it.
+//! * [`disk`] — images behind block devices.
 //! * [`pci`] — configuration space, the root bus, INTx and MSI-X.
 //! * [`virtio`] — virtio devices over PCI: transport, queues, and the devices themselves.
 //! * [`devices`] — the board: serial port, clock, keyboard controller, power management, bridges.
@@ -33,6 +34,7 @@ pub mod bus;
 pub mod clock;
 pub mod device;
 pub mod devices;
+pub mod disk;
 pub mod doorbell;
 pub mod event;
 pub mod firmware;

@@ -127,6 +127,9 @@ fn open_saved(arguments: &Arguments) -> Result<Option<SnapshotFile>, SnapshotErr
 
 fn check(arguments: &Arguments, description: &Description) -> Result<u8, Box<dyn Error>> {
     Host::open(description.allow_emulation)?;
+    for disk in &description.disks {
+        disk.try_open()?;
+    }
     let saved = open_saved(arguments)?;
     if let (true, Some(saved)) = (arguments.verify, saved) {
         saved.verify_memory()?;

@@ -7,6 +7,7 @@ use super::{
     clock::MachineClock,
     console::{Output, RawTerminal},
     device_thread::{DeviceThread, Input},
+    devices,
     gate::Gate,
     run::{MachineError, Reporter, Starter, run_vcpu},
     timers::Timers,
@@ -68,6 +69,9 @@ pub enum BuildError {
     /// KVM refused something.
     #[error(transparent)]
     Vm(#[from] VmError),
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] super::DiskDescriptionError),
     /// The devices cannot be wired.
     #[error(transparent)]
     Board(#[from] BoardError),
@@ -218,6 +222,8 @@ impl Machine {
             rom_overlay = Some(overlay);
         }
 
+        let disks = devices::add_devices(&mut board, &vm, description, &wiring.events)?;
+
         let mut inputs = Vec::new();
         if let Some(serial) = &board.serial {
             if let Some(output) = serial_output
@@ -243,6 +249,8 @@ impl Machine {
             threads: Vec::new(),
             vcpus,
             board,
+            disks,
+            stopped_by_error: false,
             device_thread,
             outputs: consoles.outputs,
             terminal: consoles.terminal,

@@ -4,6 +4,7 @@
 //! monitor is given descriptors.
 
 use super::drives::{DisplayDescription, DriveDescription, DriveDescriptions};
+use super::disks::{self, DiskDescription, DiskDescriptionError};
 use crate::{
     boot::Protocol,
     firmware::{self, Product, ProductError},
@@ -56,6 +57,12 @@ pub struct Description {
     /// The display, if the machine is to have it.
     #[serde(default)]
     pub display: Option<DisplayDescription>,
+    /// Disks, in the order of their slots unless these are given.
+    #[serde(default)]
+    pub disks: Vec<DiskDescription>,
+    /// Whether the guest is given random numbers of the host's.
+    #[serde(default)]
+    pub rng: bool,
     /// Whether the guest can report a crash through pvpanic.
     #[serde(default = "yes")]
     pub pvpanic: bool,
@@ -306,6 +313,9 @@ pub enum DescriptionError {
         "no firmware was found on this host: install the package 'seabios', or name a file in the description"
     )]
     NoFirmware,
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(Box<DiskDescriptionError>),
     /// Two devices want the terminal.
     #[error("only one device can have 'stdio': give the debug console a file")]
     StdioTwice,
@@ -384,6 +394,7 @@ impl Description {
                 .map_err(|error| DescriptionError::Drive(error.to_string()))?;
         }
         self.check_boot_indexes()?;
+        disks::check(&self.disks).map_err(|error| DescriptionError::Disk(Box::new(error)))?;
         let on_terminal = |device: &Option<SerialDescription>| matches!(device, Some(device) if device.backend == CharDevice::Stdio);
         if on_terminal(&self.serial) && on_terminal(&self.debug_console) {
             return Err(DescriptionError::StdioTwice);

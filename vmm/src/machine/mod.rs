@@ -14,6 +14,8 @@ pub mod control;
 mod description;
 mod device_thread;
 mod drives;
+mod devices;
+pub mod disks;
 mod gate;
 mod report;
 mod run;
@@ -31,5 +33,6 @@ pub use drives::{
     CdromDescription, DisplayDescription, DriveDescription, DriveDescriptions, DriveError,
     IdeDiskDescription,
 };
+pub use disks::{Discard, DiskDescription, DiskDescriptionError, LayerDescription};
 pub use report::{ExitCause, ExitReport};
-pub use run::{Command, CommandError, Machine, MachineError, Remote, RunState, Status};
+pub use run::{Command, CommandError, Machine, MachineError, Remote, RunState, Status, StopReason};

@@ -6,6 +6,7 @@ use super::{
     console::{Output, RawTerminal},
     device_thread::DeviceThread,
     drives::{DriveError, open_disc},
+    devices::DiskFunction,
     gate::{Gate, Pass},
 };
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     overlay::Overlay,
     sandbox::{self, Class},
     snapshot::{self, MachineState, STATE_VERSION, SnapshotError},
+    virtio::block::Block,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -49,6 +51,14 @@ pub enum RunState {
     Running,
     /// It stands still until it is resumed.
     Paused,
+}
+
+/// Why a guest stands still without having been asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopReason {
+    /// A request of a disk failed on the host. It is made again on resume.
+    IoError,
 }
 
 /// What can be asked of a machine.
@@ -94,6 +104,10 @@ pub enum Command {
 pub struct Status {
     /// Whether the guest runs.
     pub state: RunState,
+    /// Why the guest stands still, if not because somebody asked for it: `io-error` when a
+    /// request of a disk failed on the host and its error policy is to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<StopReason>,
     /// Number of virtual processors.
     pub vcpus: u8,
     /// Memory in bytes.
@@ -205,6 +219,9 @@ pub enum MachineError {
     /// A device's state is not what it should be.
     #[error(transparent)]
     State(#[from] crate::device::StateError),
+    /// A disk could not be brought up to date.
+    #[error(transparent)]
+    Disk(#[from] crate::disk::DiskError),
     /// The state could not be written or read.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -239,6 +256,9 @@ pub struct Machine {
     pub(super) threads: Vec<JoinHandle<()>>,
     pub(super) vcpus: Vec<Arc<Mutex<Vcpu>>>,
     pub(super) board: Board,
+    pub(super) disks: Vec<DiskFunction>,
+    /// The guest stands still because a request failed on the host.
+    pub(super) stopped_by_error: bool,
     pub(super) device_thread: DeviceThread,
     pub(super) outputs: Vec<Output>,
     pub(super) terminal: Option<RawTerminal>,
@@ -298,6 +318,7 @@ impl Machine {
             let _ = thread.join();
         }
         self.clock.stop();
+        let detail = self.close_disks().or(detail);
         self.outputs.clear();
         self.terminal = None;
         ExitReport {
@@ -307,6 +328,20 @@ impl Machine {
             resets: self.resets,
             ran_milliseconds: self.clock.running().as_millis() as u64,
         }
+    }
+
+    /// Makes durable what the guest wrote and lets go of its disks; gives what went wrong.
+    fn close_disks(&mut self) -> Option<String> {
+        let mut failures = Vec::new();
+        for disk in &self.disks {
+            let closed = disk.lock().at_rest(Block::close);
+            if let Err(error) = closed {
+                let text = format!("a disk was not closed properly: {}", describe(&error));
+                tracing::error!("{text}");
+                failures.push(text);
+            }
+        }
+        (!failures.is_empty()).then(|| failures.join("; "))
     }
 
     fn serve(&mut self) -> (ExitCause, Option<String>) {
@@ -392,6 +427,7 @@ impl Machine {
             } else {
                 RunState::Paused
             },
+            reason: (!self.running && self.stopped_by_error).then_some(StopReason::IoError),
             vcpus: self.vcpus.len() as u8,
             memory: self.layout.size(),
             resets: self.resets,
@@ -414,6 +450,11 @@ impl Machine {
             }
             MachineEvent::Reset => {
                 self.reset()?;
+                Ok(Next::Continue)
+            }
+            MachineEvent::IoError => {
+                self.stopped_by_error = true;
+                self.pause();
                 Ok(Next::Continue)
             }
             MachineEvent::CrashLoaded => {
@@ -459,6 +500,7 @@ impl Machine {
         if self.running {
             return;
         }
+        self.stopped_by_error = false;
         self.clock.start();
         self.board.resume();
         self.device_thread.wake();
@@ -521,6 +563,10 @@ impl Machine {
 
     /// Saves the machine, which is paused.
     fn save(&self, file: &File) -> Result<(), MachineError> {
+        // What the saved guest takes to be written must not depend on this process's life.
+        for disk in &self.disks {
+            disk.lock().device().flush()?;
+        }
         let state = self.state()?;
         Ok(snapshot::write(file, &state, self.vm.memory())?)
     }

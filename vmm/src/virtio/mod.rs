@@ -25,7 +25,9 @@
 //! copies or by the kernel, and no reference to guest memory is ever made. What a device writes
 //! is marked in the memory's bitmap of written pages.
 
+pub mod block;
 mod chain;
+pub mod console;
 pub mod net;
 mod pci;
 mod queue;

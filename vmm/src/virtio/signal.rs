@@ -1,11 +1,13 @@
 //! What a device tells its driver: interrupts, and that it needs a reset.
 
-use super::queue::QueueError;
 use crate::{interrupt::IrqLine, pci::MsixVector};
 use parking_lot::Mutex;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering},
+    },
 };
 
 /// The vector number that stands for none.
@@ -153,11 +155,12 @@ impl QueueSignal {
         }
     }
 
-    /// Notes that the guest has broken the queue: the driver is told that the device needs a
-    /// reset. Whoever calls this leaves the queue alone from then on.
-    pub fn fail(&self, error: &QueueError) {
+    /// Notes that the queue works no more, as a rule because the guest has broken it: the driver
+    /// is told that the device needs a reset. Whoever calls this leaves the queue alone from then
+    /// on.
+    pub fn fail(&self, error: &dyn fmt::Display) {
         let name = &self.signals.name;
-        tracing::warn!(device = %name, queue = self.index, %error, "the guest has broken a queue");
+        tracing::warn!(device = %name, queue = self.index, %error, "a queue works no more");
         self.signals.need_reset();
     }
 }

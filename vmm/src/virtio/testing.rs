@@ -379,3 +379,15 @@ pub(crate) fn find_capability(
 pub(crate) fn chain() -> Chain {
     Chain::default()
 }
+
+/// Waits for what other threads do.
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "{what} did not come"
+        );
+        std::thread::yield_now();
+    }
+}

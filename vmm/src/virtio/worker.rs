@@ -32,6 +32,11 @@ pub trait Handler: Send + 'static {
     /// of the descriptors are; after a rest it says all, whatever they are.
     fn work(&mut self, ready: &Ready);
 
+    /// Whether [`Handler::work`] is to be called again at once, without waiting.
+    fn wants_turn(&self) -> bool {
+        false
+    }
+
     /// Comes to rest: requests in flight are completed or kept.
     fn rest(&mut self) {}
 
@@ -149,7 +154,10 @@ impl<H: Handler> Shared<H> {
             while self.wanted() == RUN {
                 handler.work(&ready);
                 ready.all = false;
-                self.wait(&*handler, &mut ready);
+                ready.places.clear();
+                if !handler.wants_turn() {
+                    self.wait(&*handler, &mut ready);
+                }
             }
             handler.rest();
         }
@@ -185,7 +193,6 @@ impl<H: Handler> Shared<H> {
                 .iter()
                 .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)),
         );
-        ready.places.clear();
         match poll(&mut fds, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return,

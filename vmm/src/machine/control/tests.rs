@@ -11,6 +11,7 @@ use std::{
 };
 
 const STATUS: Status = Status {
+    reason: None,
     state: RunState::Running,
     vcpus: 1,
     memory: 4 << 20,

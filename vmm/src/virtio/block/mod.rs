@@ -1,0 +1,351 @@
+//! The block device (section 5.2).
+//!
+//! Each queue has a worker with an io_uring of its own over the disk's image. Data moves between
+//! the guest's memory and the host's files without a copy where alignment allows.
+
+mod request;
+mod worker;
+
+pub use request::{ErrorPolicy, ReadErrorPolicy};
+
+use super::{Activation, Kind, VirtioDevice, Worker, read_structure};
+use crate::{
+    device::{DeviceState, SavedState, StateError},
+    disk::{Disk, DiskError, SECTOR},
+    event::EventSink,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use worker::QueueWorker;
+
+const F_SEG_MAX: u64 = 1 << 2;
+const F_RO: u64 = 1 << 5;
+const F_BLK_SIZE: u64 = 1 << 6;
+const F_FLUSH: u64 = 1 << 9;
+const F_TOPOLOGY: u64 = 1 << 10;
+const F_CONFIG_WCE: u64 = 1 << 11;
+const F_MQ: u64 = 1 << 12;
+const F_DISCARD: u64 = 1 << 13;
+const F_WRITE_ZEROES: u64 = 1 << 14;
+
+const CONFIG_SIZE: u32 = 60;
+/// Place of the write cache's switch in the configuration.
+const WRITEBACK: u32 = 32;
+
+/// The longest serial number in bytes.
+pub const LONGEST_SERIAL: usize = 20;
+
+/// What a guest sees of a disk, beside its content.
+#[derive(Debug, Clone)]
+pub struct BlockOptions {
+    /// What the device is called in messages and events.
+    pub name: String,
+    /// Answer to the guest's question for an identification, at most [`LONGEST_SERIAL`] bytes.
+    pub serial: String,
+    /// Unused space is given back to the host.
+    pub discard: bool,
+    /// Bytes in a logical block, a power of two from 512 to 4096.
+    pub logical_block: u32,
+    /// Bytes in a physical block, a power of two from the logical block's size on.
+    pub physical_block: u32,
+    /// Number of queues.
+    pub queues: u16,
+    /// Size of each queue, a power of two.
+    pub queue_size: u16,
+    /// What to do when a write fails.
+    pub error_policy: ErrorPolicy,
+    /// What to do when a read fails.
+    pub read_error_policy: ReadErrorPolicy,
+}
+
+/// What the workers share and do not change while they run.
+struct Shared {
+    options: BlockOptions,
+    size: u64,
+    read_only: bool,
+    /// Each write is to be durable when it is answered.
+    write_through: AtomicBool,
+    events: Arc<dyn EventSink>,
+}
+
+/// A block device.
+pub struct Block {
+    shared: Arc<Shared>,
+    // The workers hold clones of the image, so they are dropped first.
+    workers: Vec<Worker<QueueWorker>>,
+    disk: Option<Disk>,
+    features: u64,
+    cluster: u64,
+    /// The guest's switch: writes may be cached.
+    writeback: bool,
+    /// The cache mode leaves the guest the choice.
+    cacheable: bool,
+    /// Requests of a restored device that wait to be made again, per queue.
+    unfinished: Vec<Vec<u16>>,
+}
+
+/// Saved state of a block device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockState {
+    /// Size in bytes; a restored device must have the same.
+    pub size: u64,
+    /// The guest's switch of the write cache.
+    pub writeback: bool,
+    /// Per queue the requests, by their first descriptors, that failed on the host and are to be
+    /// made again.
+    pub unfinished: Vec<Vec<u16>>,
+}
+
+impl SavedState for BlockState {
+    const NAME: &'static str = "virtio-blk";
+    const VERSION: u32 = 1;
+}
+
+impl Block {
+    /// A device for `disk`, with its threads.
+    ///
+    /// # Errors
+    /// If the host refuses threads or an io_uring.
+    pub fn new(disk: Disk, options: BlockOptions, events: Arc<dyn EventSink>) -> io::Result<Self> {
+        let read_only = disk.options().read_only;
+        let cacheable = !disk.options().cache.is_synchronous();
+        let mut features = F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY;
+        if options.queues > 1 {
+            features |= F_MQ;
+        }
+        if read_only {
+            features |= F_RO;
+        } else {
+            features |= F_WRITE_ZEROES;
+            if options.discard {
+                features |= F_DISCARD;
+            }
+        }
+        // Without these a driver takes every write to be durable when it is answered.
+        if cacheable {
+            features |= F_FLUSH | F_CONFIG_WCE;
+        }
+        let shared = Arc::new(Shared {
+            size: disk.size(),
+            read_only,
+            write_through: AtomicBool::new(true),
+            events,
+            options,
+        });
+        let workers = (0..shared.options.queues)
+            .map(|index| {
+                let worker = QueueWorker::new(Arc::clone(&shared), disk.image())?;
+                Worker::start(&format!("{}-{index}", shared.options.name), worker)
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Self {
+            cluster: disk.image().cluster_size(),
+            unfinished: vec![Vec::new(); workers.len()],
+            workers,
+            disk: Some(disk),
+            features,
+            writeback: true,
+            cacheable,
+            shared,
+        })
+    }
+
+    /// The disk.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shared.options.name
+    }
+
+    /// Makes what was written durable. At rest only.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn flush(&self) -> Result<(), DiskError> {
+        match &self.disk {
+            Some(disk) if !self.shared.read_only => disk.flush(),
+            _ => Ok(()),
+        }
+    }
+
+    fn set_write_through(&self, features: u64) {
+        let cached = if features & F_CONFIG_WCE != 0 {
+            self.writeback
+        } else {
+            features & F_FLUSH != 0
+        };
+        let through = !self.cacheable || !cached;
+        self.shared.write_through.store(through, Ordering::SeqCst);
+    }
+
+    fn structure(&self) -> [u8; CONFIG_SIZE as usize] {
+        let options = &self.shared.options;
+        let ratio = options.physical_block / options.logical_block;
+        let most_sectors = request::MOST_BYTES / SECTOR;
+        let align = self.cluster.clamp(4096, 1 << 21) / SECTOR;
+        let mut structure = [0; CONFIG_SIZE as usize];
+        let mut set =
+            |at: usize, bytes: &[u8]| structure[at..at + bytes.len()].copy_from_slice(bytes);
+        set(0, &(self.shared.size / SECTOR).to_le_bytes());
+        set(
+            12,
+            &request::most_segments(options.queue_size).to_le_bytes(),
+        );
+        set(20, &options.logical_block.to_le_bytes());
+        set(24, &[ratio.ilog2() as u8]);
+        set(26, &(ratio as u16).to_le_bytes());
+        set(
+            WRITEBACK as usize,
+            &[u8::from(self.writeback && self.cacheable)],
+        );
+        set(34, &options.queues.to_le_bytes());
+        if self.features & F_DISCARD != 0 {
+            set(36, &(most_sectors as u32).to_le_bytes());
+            set(40, &(request::MOST_RANGES as u32).to_le_bytes());
+            set(44, &(align as u32).to_le_bytes());
+        }
+        if self.features & F_WRITE_ZEROES != 0 {
+            set(48, &(most_sectors as u32).to_le_bytes());
+            set(52, &(request::MOST_RANGES as u32).to_le_bytes());
+            set(56, &[u8::from(options.discard)]);
+        }
+        structure
+    }
+}
+
+impl VirtioDevice for Block {
+    fn kind(&self) -> Kind {
+        Kind::Block
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        let options = &self.shared.options;
+        vec![options.queue_size; options.queues.into()]
+    }
+
+    fn config_size(&self) -> u32 {
+        CONFIG_SIZE
+    }
+
+    fn config_read(&self, offset: u32, data: &mut [u8]) {
+        read_structure(&self.structure(), offset, data);
+    }
+
+    fn config_write(&mut self, offset: u32, data: &[u8], features: u64) {
+        if let (WRITEBACK, [value]) = (offset, data)
+            && features & F_CONFIG_WCE != 0
+        {
+            self.writeback = *value != 0;
+            self.set_write_through(features);
+        }
+    }
+
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        self.set_write_through(activation.features);
+        for queue in activation.queues {
+            let index = usize::from(queue.index);
+            if let (Some(worker), Some(heads)) =
+                (self.workers.get(index), self.unfinished.get_mut(index))
+            {
+                let memory = activation.memory.clone();
+                let heads = std::mem::take(heads);
+                worker.handler().activate(memory, queue, &heads)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        for worker in &self.workers {
+            worker.rest();
+            worker.handler().forget();
+        }
+        self.writeback = true;
+        self.unfinished.iter_mut().for_each(Vec::clear);
+    }
+
+    fn resume(&mut self) {
+        for worker in &self.workers {
+            worker.run();
+        }
+    }
+
+    fn pause(&mut self) {
+        for worker in &self.workers {
+            worker.rest();
+        }
+    }
+
+    fn save(&self) -> Result<DeviceState, StateError> {
+        let workers = self.workers.iter();
+        BlockState {
+            size: self.shared.size,
+            writeback: self.writeback,
+            unfinished: workers.map(|w| w.handler().unfinished()).collect(),
+        }
+        .store()
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        let state = BlockState::load(state)?;
+        let invalid = |reason| StateError::Invalid {
+            kind: BlockState::NAME,
+            reason,
+        };
+        if state.size != self.shared.size {
+            return Err(invalid(format!(
+                "the disk had {} bytes, this one has {}",
+                state.size, self.shared.size
+            )));
+        }
+        if state.unfinished.len() != self.workers.len() {
+            return Err(invalid("another number of queues".to_owned()));
+        }
+        self.writeback = state.writeback;
+        self.unfinished = state.unfinished;
+        Ok(())
+    }
+}
+
+impl Block {
+    /// Ends the workers and closes the disk, so that what was written is durable and its locks
+    /// are given back. The device is of no use afterwards.
+    ///
+    /// # Errors
+    /// If what was written cannot be made durable.
+    pub fn close(&mut self) -> Result<(), DiskError> {
+        self.workers.clear();
+        match self.disk.take() {
+            Some(disk) => disk.close().1,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            let disk = &self.shared.options.name;
+            tracing::error!(disk, %error, "the disk was not closed properly");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
