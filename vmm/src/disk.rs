@@ -9,12 +9,7 @@ use cenote_image::{
     lock::FileLock,
     storage::{CacheMode, FileStorage, Storage},
 };
-use std::{
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-    path::Path,
-    sync::Arc,
-};
+use std::{io, os::fd::OwnedFd, path::Path, sync::Arc};
 
 /// The most layers of a chain.
 pub const MOST_LAYERS: usize = 200;
@@ -83,6 +78,9 @@ pub enum DiskError {
         /// The size in bytes that the guest knows.
         old: u64,
     },
+    /// The disk could not be opened again after a failed change.
+    #[error("the disk was lost in an earlier change")]
+    Lost,
     /// The host's file cannot be used.
     #[error("{label} cannot be used")]
     File {
@@ -180,18 +178,83 @@ impl Disk {
         Ok(self.image.flush()?)
     }
 
-    /// Closes the chain and gives the files back. Every clone of the image must be gone.
+    /// Closes the chain. Every clone of the image must be gone.
     ///
     /// # Errors
     /// If what was written cannot be made durable; the locks are given back all the same.
-    pub fn close(self) -> (Vec<Layer>, Result<(), DiskError>) {
+    pub fn close(self) -> Result<(), DiskError> {
+        self.retire().1
+    }
+
+    /// Closes the chain, but keeps its files, locked as by a reader, so that nobody else writes to
+    /// them meanwhile.
+    pub fn retire(self) -> (Retired, Result<(), DiskError>) {
         let closed = self.image.close().map_err(DiskError::from);
-        drop(self.locks);
-        (self.layers, closed)
+        let mut locks = self.locks;
+        let shared = locks
+            .iter_mut()
+            .try_for_each(|lock| lock.change(LockPolicy::Shared));
+        let retired = Retired {
+            layers: self.layers,
+            options: self.options,
+            locks,
+        };
+        (retired, closed.and(shared.map_err(DiskError::from)))
+    }
+}
+
+/// A chain that is closed but could be opened again.
+#[derive(Debug)]
+pub struct Retired {
+    layers: Vec<Layer>,
+    options: DiskOptions,
+    locks: Vec<FileLock>,
+}
+
+impl Retired {
+    /// Opens another chain, used alike. Where that one is to write to a file that this one read,
+    /// the locks here give way.
+    ///
+    /// # Errors
+    /// As [`Disk::open`].
+    pub fn replace(&mut self, layers: Vec<Layer>) -> Result<Disk, DiskError> {
+        let again: io::Result<Vec<_>> = layers.iter().map(Layer::try_clone).collect();
+        match Disk::open(layers, self.options) {
+            Err(DiskError::Image(cenote_image::Error::InUse { .. })) if !self.locks.is_empty() => {
+                self.locks.clear();
+                let again = again.map_err(|source| DiskError::File {
+                    label: "new chain".to_owned(),
+                    source,
+                })?;
+                Disk::open(again, self.options)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Opens the chain again.
+    ///
+    /// # Errors
+    /// As [`Disk::open`].
+    pub fn reopen(self) -> Result<Disk, DiskError> {
+        Disk::open(self.layers, self.options)
     }
 }
 
 impl Layer {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            label: self.label.clone(),
+            file: self.file.try_clone()?,
+            format: self.format,
+            data_file: self
+                .data_file
+                .as_ref()
+                .map(OwnedFd::try_clone)
+                .transpose()?,
+        })
+    }
+
     fn failed(&self) -> impl FnOnce(io::Error) -> DiskError + '_ {
         |source| DiskError::File {
             label: self.label.clone(),
@@ -267,25 +330,6 @@ impl Layer {
     }
 }
 
-impl Layer {
-    /// A second handle on the same files.
-    ///
-    /// # Errors
-    /// If the host has no descriptors left.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            label: self.label.clone(),
-            file: self.file.as_fd().try_clone_to_owned()?,
-            format: self.format,
-            data_file: self
-                .data_file
-                .as_ref()
-                .map(|file| file.as_fd().try_clone_to_owned())
-                .transpose()?,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,8 +385,7 @@ mod tests {
         };
         let disk = Disk::open(chain(), options(false)).unwrap();
         disk.image().write_at(&[9; 512], 0).unwrap();
-        let (_, closed) = disk.close();
-        closed.unwrap();
+        disk.close().unwrap();
         let disk = Disk::open(chain(), options(true)).unwrap();
         let mut bytes = [0; 1024];
         disk.image().read_at(&mut bytes, 0).unwrap();

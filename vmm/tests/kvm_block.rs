@@ -29,9 +29,9 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A guest with tools that runs `command` with `disks`.
+/// A guest with tools, which need memory to unpack, that runs `command` with `disks`.
 fn guest(command: &str, vcpus: u8, disks: Value) -> Guest {
-    let mut guest = Guest::kernel("vmlinux-cloud", command, vcpus, 256 * MIB);
+    let mut guest = Guest::kernel("vmlinux-cloud", command, vcpus, 512 * MIB);
     guest.description["boot"]["kernel"]["initrd"] =
         json!({"path": "/lab/guest/initramfs-tools.cpio.gz"});
     guest.description["disks"] = disks;
@@ -130,14 +130,11 @@ fn a_file_system_on_a_raw_disk_is_whole() {
 #[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm -- kvm_block --ignored"]
 fn a_file_system_on_a_qcow2_chain_is_whole() {
     let folder = tempfile::tempdir().unwrap();
-    for cache in ["none", "writeback"] {
-        let (top, layers) = chain(folder.path());
-        let sum = works(json!({
-            "name": "vda", "serial": "CENOTE-1", "cache": cache, "discard": "unmap",
-            "chain": layers,
-        }));
-        let check = run("qemu-img", &["check", "-f", "qcow2", text(&top)]);
-        assert!(check.contains("No errors were found"), "{check}");
-        assert_eq!(sum, sum_by_qemu("qcow2", &top), "{cache}");
-    }
+    let (top, layers) = chain(folder.path());
+    let sum = works(json!({
+        "name": "vda", "serial": "CENOTE-1", "discard": "unmap", "chain": layers,
+    }));
+    let check = run("qemu-img", &["check", "-f", "qcow2", text(&top)]);
+    assert!(check.contains("No errors were found"), "{check}");
+    assert_eq!(sum, sum_by_qemu("qcow2", &top));
 }

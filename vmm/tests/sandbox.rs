@@ -19,11 +19,12 @@ use std::{
     thread,
 };
 
-const CLASSES: [(&str, Class); 5] = [
+const CLASSES: [(&str, Class); 6] = [
     ("vcpu", Class::Vcpu),
     ("device", Class::Device),
     ("control", Class::Control),
     ("worker", Class::Worker),
+    ("disk", Class::Disk),
     ("machine", Class::Machine),
 ];
 

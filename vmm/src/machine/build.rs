@@ -72,6 +72,9 @@ pub enum BuildError {
     /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] super::DiskDescriptionError),
+    /// A console port cannot be used.
+    #[error(transparent)]
+    Port(#[from] super::PortError),
     /// The devices cannot be wired.
     #[error(transparent)]
     Board(#[from] BoardError),

@@ -3,7 +3,9 @@
 //! Methods: `status`, `pause`, `resume`, `shutdown` (the power button), `reset`, `quit` without
 //! parameters; `save` with `{"end": BOOL}` and one descriptor (`end` ends the monitor afterwards;
 //! without it the machine goes on); `screenshot` with one descriptor; `change-medium` with
-//! `{"drive": POSITION, "force": BOOL}` and the new medium's descriptor, or none to eject. Each answers with the machine's
+//! `{"drive": POSITION, "force": BOOL}` and the new medium's descriptor, or none to eject;
+//! `change-disk` with `{"disk": NAME, "chain": [{"format": FORMAT}, …]}` and a descriptor for each
+//! image. Each answers with the machine's
 //! [`Status`] after it was carried out.
 //!
 //! The monitor opens nothing by name once it runs. What a request needs opened comes with it: the
@@ -15,8 +17,10 @@ mod connection;
 use super::{Command, CommandError, Remote, Status};
 use crate::{
     devices::ide::Position,
+    disk::Layer,
     sandbox::{self, Class},
 };
+use cenote_image::Format;
 use connection::Connection;
 pub(super) use connection::MOST_DESCRIPTORS;
 use serde::Deserialize;
@@ -226,6 +230,7 @@ async fn carry_out(
         "save" => save(request, descriptors)?,
         "screenshot" => screenshot(request, descriptors)?,
         "change-medium" => change_medium(request, descriptors)?,
+        "change-disk" => change_disk(request, descriptors)?,
         other => return Err((METHOD_NOT_FOUND, format!("there is no method '{other}'"))),
     };
     let status = call(command, remote)
@@ -310,6 +315,54 @@ fn change_medium(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Command
         file,
         force,
     })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeDiskParameters {
+    disk: String,
+    chain: Vec<ChainLayer>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChainLayer {
+    format: Format,
+    /// Another descriptor follows the image's: its external data file.
+    #[serde(default)]
+    data_file: bool,
+}
+
+fn change_disk(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Command, Refusal> {
+    let parameters = request.params.clone().unwrap_or_default();
+    let ChangeDiskParameters { disk, chain } = serde_json::from_value(parameters)
+        .map_err(|error| (INVALID_PARAMS, format!("'change-disk': {error}")))?;
+    let wanted: usize = chain
+        .iter()
+        .map(|layer| 1 + usize::from(layer.data_file))
+        .sum();
+    if wanted != descriptors.len() {
+        let came = descriptors.len();
+        let text = format!(
+            "'change-disk' takes a descriptor for each image and data file, {wanted} here; {came} came with the request"
+        );
+        return Err((INVALID_PARAMS, text));
+    }
+    let mut descriptors = descriptors.into_iter();
+    let mut layers = Vec::new();
+    for (depth, layer) in chain.iter().enumerate() {
+        // There are as many as the layers want.
+        let Some(file) = descriptors.next() else {
+            break;
+        };
+        layers.push(Layer {
+            label: format!("image {depth} of the new chain"),
+            file,
+            format: layer.format,
+            data_file: layer.data_file.then(|| descriptors.next()).flatten(),
+        });
+    }
+    Ok(Command::ChangeDisk { disk, layers })
 }
 
 /// Waits until the command is carried out, without holding up other connections.

@@ -4,7 +4,10 @@
 //! monitor is given descriptors.
 
 use super::drives::{DisplayDescription, DriveDescription, DriveDescriptions};
-use super::disks::{self, DiskDescription, DiskDescriptionError};
+use super::{
+    disks::{self, DiskDescription, DiskDescriptionError},
+    ports::{self, PortDescription, PortError},
+};
 use crate::{
     boot::Protocol,
     firmware::{self, Product, ProductError},
@@ -60,6 +63,9 @@ pub struct Description {
     /// Disks, in the order of their slots unless these are given.
     #[serde(default)]
     pub disks: Vec<DiskDescription>,
+    /// Ports of a virtio console, at most 31.
+    #[serde(default)]
+    pub ports: Vec<PortDescription>,
     /// Whether the guest is given random numbers of the host's.
     #[serde(default)]
     pub rng: bool,
@@ -316,6 +322,9 @@ pub enum DescriptionError {
     /// A disk cannot be used.
     #[error(transparent)]
     Disk(Box<DiskDescriptionError>),
+    /// A console port cannot be used.
+    #[error(transparent)]
+    Port(Box<PortError>),
     /// Two devices want the terminal.
     #[error("only one device can have 'stdio': give the debug console a file")]
     StdioTwice,
@@ -395,6 +404,7 @@ impl Description {
         }
         self.check_boot_indexes()?;
         disks::check(&self.disks).map_err(|error| DescriptionError::Disk(Box::new(error)))?;
+        ports::check(&self.ports).map_err(|error| DescriptionError::Port(Box::new(error)))?;
         let on_terminal = |device: &Option<SerialDescription>| matches!(device, Some(device) if device.backend == CharDevice::Stdio);
         if on_terminal(&self.serial) && on_terminal(&self.debug_console) {
             return Err(DescriptionError::StdioTwice);
@@ -434,6 +444,13 @@ impl Description {
         {
             rom.keep_open("option ROM")?;
             display.rom = Some(rom);
+        }
+        for disk in &mut self.disks {
+            disk.keep_open()?;
+        }
+        for port in &mut self.ports {
+            port.keep_open()
+                .map_err(|error| DescriptionError::Port(Box::new(error)))?;
         }
         for device in [&mut self.serial, &mut self.debug_console] {
             if let Some(SerialDescription {

@@ -5,7 +5,7 @@ use crate::{
     event::EventSink,
     kvm::Vm,
     pci::Pin,
-    virtio::{PciWiring, VirtioDevice, VirtioPci, block::Block, rng::Rng},
+    virtio::{PciWiring, VirtioDevice, VirtioPci, block::Block, console::Console, rng::Rng},
 };
 use parking_lot::Mutex;
 use std::{io, sync::Arc};
@@ -48,7 +48,7 @@ pub(super) fn add_virtio<D: VirtioDevice + 'static>(
     Ok(function)
 }
 
-/// Adds the disks and the entropy device that `description` has. Those with a slot come first.
+/// Adds the disks, the console and the entropy device that `description` has. Those with a slot come first.
 pub(super) fn add_devices(
     board: &mut Board,
     vm: &Vm,
@@ -64,6 +64,12 @@ pub(super) fn add_devices(
             .map_err(resource("threads and queues for a disk"))?;
         let name = format!("disk-{}", disk.name);
         disks.push(add_virtio(board, vm, &name, disk.slot, block)?);
+    }
+    if !description.ports.is_empty() {
+        let ports = description.ports.iter().map(super::PortDescription::open);
+        let ports = ports.collect::<Result<Vec<_>, _>>()?;
+        let console = Console::new("ports", ports).map_err(resource("a thread for ports"))?;
+        add_virtio(board, vm, "console", None, console)?;
     }
     if description.rng {
         let rng = Rng::new("rng").map_err(resource("random numbers"))?;

@@ -10,7 +10,10 @@ use crate::{
 };
 use cenote_image::{CacheMode, Format};
 use serde::{Deserialize, Serialize};
-use std::{fs::File, os::fd::OwnedFd};
+use std::{
+    fs::{File, OpenOptions},
+    os::fd::{IntoRawFd as _, OwnedFd},
+};
 
 /// The most queues of a disk.
 pub const MOST_QUEUES: u16 = 32;
@@ -214,6 +217,23 @@ impl DiskDescription {
         }
     }
 
+    /// Opens the files that are named by paths and puts their descriptors in the paths' place.
+    pub(super) fn keep_open(&mut self) -> Result<(), DescriptionError> {
+        for (layer, depth) in self.chain.iter_mut().zip(0..) {
+            let writable = depth == 0 && !self.read_only;
+            for file in [Some(&mut layer.file), layer.data_file.as_mut()]
+                .into_iter()
+                .flatten()
+            {
+                let options = LayerDescription::options(writable);
+                if matches!(file, FileSource::Path(_)) {
+                    *file = FileSource::Fd(file.open_with("image", &options)?.into_raw_fd());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the chain as the machine is to use it.
     ///
     /// # Errors
@@ -254,10 +274,15 @@ impl DiskDescription {
 }
 
 impl LayerDescription {
+    fn options(writable: bool) -> OpenOptions {
+        let mut options = File::options();
+        options.read(true).write(writable);
+        options
+    }
+
     fn open(&self, writable: bool) -> Result<Layer, DescriptionError> {
+        let options = Self::options(writable);
         let open = |file: &FileSource| -> Result<OwnedFd, DescriptionError> {
-            let mut options = File::options();
-            options.read(true).write(writable);
             Ok(file.open_with("image", &options)?.into())
         };
         let label = match &self.file {

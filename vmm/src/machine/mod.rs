@@ -13,10 +13,11 @@ mod console;
 pub mod control;
 mod description;
 mod device_thread;
-mod drives;
 mod devices;
 pub mod disks;
+mod drives;
 mod gate;
+pub mod ports;
 mod report;
 mod run;
 mod timers;
@@ -29,10 +30,11 @@ pub use description::{
     FileSource, FirmwareDescription, MOST_VCPUS, OnReset, OnTripleFault, Place, SerialDescription,
     VERSION,
 };
+pub use disks::{Discard, DiskDescription, DiskDescriptionError, LayerDescription};
 pub use drives::{
     CdromDescription, DisplayDescription, DriveDescription, DriveDescriptions, DriveError,
     IdeDiskDescription,
 };
-pub use disks::{Discard, DiskDescription, DiskDescriptionError, LayerDescription};
+pub use ports::{PortBackend, PortDescription, PortError};
 pub use report::{ExitCause, ExitReport};
 pub use run::{Command, CommandError, Machine, MachineError, Remote, RunState, Status, StopReason};

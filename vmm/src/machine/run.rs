@@ -5,8 +5,8 @@ use super::{
     clock::MachineClock,
     console::{Output, RawTerminal},
     device_thread::DeviceThread,
-    drives::{DriveError, open_disc},
     devices::DiskFunction,
+    drives::{DriveError, open_disc},
     gate::{Gate, Pass},
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     bus::AddressMap,
     clock::Clock as _,
     devices::ide::{MediumError, Position},
+    disk::Layer,
     event::{EventSink, MachineEvent},
     firmware::Rom,
     kvm::{Exit, Vcpu, Vm, VmError, VmState},
@@ -94,6 +95,13 @@ pub enum Command {
         file: Option<File>,
         /// Even if the guest has locked the tray.
         force: bool,
+    },
+    /// Put another chain of images in a disk's place. The guest does not notice.
+    ChangeDisk {
+        /// The disk's name.
+        disk: String,
+        /// The new chain, top first, which shows what the old one does.
+        layers: Vec<Layer>,
     },
     /// End the monitor at once.
     Quit,
@@ -330,6 +338,14 @@ impl Machine {
         }
     }
 
+    fn change_disk(&self, name: &str, layers: Vec<Layer>) -> Result<(), String> {
+        let mut disks = self.disks.iter().map(|disk| disk.lock());
+        let found = disks.find(|disk| disk.device().name() == name);
+        let mut disk = found.ok_or_else(|| format!("there is no disk '{name}'"))?;
+        disk.at_rest(|block| block.change(layers))
+            .map_err(|error| describe(&error))
+    }
+
     /// Makes durable what the guest wrote and lets go of its disks; gives what went wrong.
     fn close_disks(&mut self) -> Option<String> {
         let mut failures = Vec::new();
@@ -408,6 +424,12 @@ impl Machine {
             } => {
                 if let Err(error) = self.change_medium(position, file, force) {
                     reply(Err(CommandError::Failed(describe(&error))));
+                    return Ok(Next::Continue);
+                }
+            }
+            Command::ChangeDisk { disk, layers } => {
+                if let Err(error) = self.change_disk(&disk, layers) {
+                    reply(Err(CommandError::Failed(error)));
                     return Ok(Next::Continue);
                 }
             }

@@ -12,18 +12,21 @@ pub enum Class {
     Device,
     /// Serves the control socket.
     Control,
-    /// Serves a queue of a disk, a network card or the like.
+    /// Serves a queue of a network card or the like.
     Worker,
+    /// Serves a queue of a disk. It may start threads, for requests that would hold others up.
+    Disk,
     /// Decides; saves and resets. It may start threads, which then restrict themselves further.
     Machine,
 }
 
 /// All of them.
-pub(super) const CLASSES: [Class; 5] = [
+pub(super) const CLASSES: [Class; 6] = [
     Class::Vcpu,
     Class::Device,
     Class::Control,
     Class::Worker,
+    Class::Disk,
     Class::Machine,
 ];
 
@@ -114,17 +117,36 @@ const FILES: &[i64] = &[
     libc::SYS_statx,
 ];
 
-/// What only the thread that decides needs: new threads, and their own restriction.
-const DECIDES: &[i64] = &[
+/// What starting a thread needs beside `clone`.
+const STARTS: &[i64] = &[
     // Not killed for it, so that the C library hears that it is not there and uses `clone`.
     libc::SYS_clone3,
+    libc::SYS_rseq,
+    libc::SYS_set_robust_list,
+];
+
+/// What only the thread that decides needs: the restriction of new threads, and queues of
+/// requests to the kernel for a disk that takes another's place.
+const DECIDES: &[i64] = &[
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_wait,
-    libc::SYS_rseq,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
     libc::SYS_seccomp,
-    libc::SYS_set_robust_list,
     libc::SYS_sysinfo,
 ];
+
+/// What is asked of block devices: sizes, discards, zeroes.
+fn block_devices() -> impl Iterator<Item = Allowed> {
+    const BLKSSZGET: u64 = 0x1268;
+    const BLKDISCARD: u64 = 0x1277;
+    const BLKPBSZGET: u64 = 0x127b;
+    const BLKZEROOUT: u64 = 0x127f;
+    const BLKGETSIZE64: u64 = 0x8008_1272;
+    [BLKSSZGET, BLKDISCARD, BLKPBSZGET, BLKZEROOUT, BLKGETSIZE64]
+        .into_iter()
+        .map(|request| with(libc::SYS_ioctl, &[Argument::Is(1, request)]))
+}
 
 /// KVM's requests on descriptors of machines and processors have this number in their second byte.
 const KVM: u64 = 0xae;
@@ -259,8 +281,19 @@ impl Class {
                 allowed.extend(free(SOCKETS));
                 allowed.extend(interrupts());
             }
+            Self::Disk => {
+                allowed.extend(files());
+                allowed.extend(block_devices());
+                allowed.extend(free(RINGS));
+                allowed.extend(free(STARTS));
+                allowed.extend(interrupts());
+                allowed.push(threads());
+                allowed.extend(thread_controls());
+            }
             Self::Machine => {
                 allowed.extend(files());
+                allowed.extend(block_devices());
+                allowed.extend(free(STARTS));
                 allowed.extend(free(RINGS));
                 allowed.extend(free(SOCKETS));
                 allowed.extend(free(DECIDES));

@@ -101,6 +101,7 @@ pub fn enter(enforcement: Enforcement, user: Option<User>) -> Result<Entered, Sa
         holds: Vec::new(),
         missing: Vec::new(),
     };
+    share_heap();
     let filters = filter::Filters::new(enforcement);
     privileges::give_up(user, &mut entered)?;
     files::forbid(&mut entered)?;
@@ -110,6 +111,16 @@ pub fn enter(enforcement: Enforcement, user: Option<User>) -> Result<Entered, Sa
     });
     FILTERS.set(filters).map_err(|_| SandboxError::Twice)?;
     Ok(entered)
+}
+
+/// Lets all threads share one heap. The C library gives threads heaps of their own otherwise, and
+/// opens a file below `/proc` when it makes one of them smaller; they take memory, too.
+#[allow(unsafe_code)] // A setting of the allocator.
+fn share_heap() {
+    // SAFETY: takes numbers only, and is called while there is a single thread.
+    if unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } == 0 {
+        tracing::warn!("the allocator keeps a heap for each thread");
+    }
 }
 
 /// Allows the calling thread the system calls of its class from now on. Does nothing where the

@@ -2,23 +2,22 @@
 
 use super::{
     Activation, ActiveQueue, Chain, Handler, Kind, QueueError, Ready, VirtioDevice, Worker,
-    borrowed, parts,
+    borrowed,
 };
 use crate::{
     device::{DeviceState, SavedState, StateError},
     memory::GuestMemory,
 };
+use rand::{TryRng as _, rngs::SysRng};
 use rustix::event::PollFlags;
 use serde::{Deserialize, Serialize};
-use std::{fs::File, io, os::fd::BorrowedFd};
-use vm_memory::{Bytes as _, GuestAddress};
+use std::{io, os::fd::BorrowedFd};
 
 /// The most that one request is given; a driver asks again for more.
 const MOST: u64 = 64 * 1024;
 const QUEUE_SIZE: u16 = 64;
-
-/// Where random numbers come from.
-const SOURCE: &str = "/dev/urandom";
+/// Random bytes that are asked of the host at once.
+const PIECE: usize = 4096;
 
 /// The device.
 pub struct Rng {
@@ -36,7 +35,6 @@ impl SavedState for RngState {
 }
 
 struct Filler {
-    source: File,
     chain: Chain,
     active: Option<(GuestMemory, ActiveQueue)>,
 }
@@ -45,10 +43,9 @@ impl Rng {
     /// A device with a thread of its own called `name`.
     ///
     /// # Errors
-    /// If the host has no random numbers, or refuses a thread.
+    /// If the host refuses a thread.
     pub fn new(name: &str) -> io::Result<Self> {
         let filler = Filler {
-            source: File::open(SOURCE)?,
             chain: Chain::default(),
             active: None,
         };
@@ -63,23 +60,24 @@ impl Filler {
         let Some((memory, active)) = &self.active else {
             return Ok(());
         };
-        let source = &mut self.source;
         active.serve(memory, &mut self.chain, |chain| {
             if chain.writable.is_empty() {
                 return Err(QueueError::Request(chain.head));
             }
+            let wanted = chain.writable_length().min(MOST);
             let mut written = 0;
-            for part in parts(&chain.writable, 0..MOST) {
-                let address = GuestAddress(part.address);
-                let length = part.length as usize;
-                if let Err(error) = memory.read_exact_volatile_from(address, source, length) {
+            while written < wanted {
+                let mut piece = [0; PIECE];
+                let piece = &mut piece[..(wanted - written).min(PIECE as u64) as usize];
+                if let Err(error) = SysRng.try_fill_bytes(piece) {
                     // A driver copes with less than it asked for.
                     tracing::error!(%error, "the host gives no random numbers");
                     break;
                 }
-                written += part.length;
+                written += chain.write(memory, written, piece) as u64;
             }
-            Ok(written)
+            // At most MOST.
+            Ok(written as u32)
         })
     }
 }

@@ -3,6 +3,7 @@
 //! A worker is made with its device, before the guest runs, and waits until there is something
 //! to serve. At rest its handler belongs to the device, otherwise to the thread.
 
+use crate::sandbox::{self, Class};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{
@@ -39,6 +40,11 @@ pub trait Handler: Send + 'static {
 
     /// Comes to rest: requests in flight are completed or kept.
     fn rest(&mut self) {}
+
+    /// What the thread may do in a sandbox.
+    fn class(&self) -> Class {
+        Class::Worker
+    }
 
     /// Called on the worker's thread before anything else, once.
     fn begin(&mut self) {}
@@ -144,6 +150,8 @@ impl<H: Handler> Shared<H> {
     }
 
     fn serve(&self) {
+        let class = self.handler.lock().class();
+        sandbox::restrict_thread(class);
         self.handler.lock().begin();
         while self.pass() {
             let mut handler = self.handler.lock();

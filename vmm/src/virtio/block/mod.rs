@@ -11,7 +11,7 @@ pub use request::{ErrorPolicy, ReadErrorPolicy};
 use super::{Activation, Kind, VirtioDevice, Worker, read_structure};
 use crate::{
     device::{DeviceState, SavedState, StateError},
-    disk::{Disk, DiskError, SECTOR},
+    disk::{Disk, DiskError, Layer, SECTOR},
     event::EventSink,
 };
 use serde::{Deserialize, Serialize};
@@ -332,9 +332,59 @@ impl Block {
     pub fn close(&mut self) -> Result<(), DiskError> {
         self.workers.clear();
         match self.disk.take() {
-            Some(disk) => disk.close().1,
+            Some(disk) => disk.close(),
             None => Ok(()),
         }
+    }
+}
+
+impl Block {
+    /// Puts another chain in the disk's place, at rest; the guest notices nothing. The new chain
+    /// must show what the old one did, as an overlay on it does. If it cannot be used, the old
+    /// one goes on.
+    ///
+    /// # Errors
+    /// [`DiskError`] of the new chain, or of closing the old one.
+    pub fn change(&mut self, layers: Vec<Layer>) -> Result<(), DiskError> {
+        let Some(old) = self.disk.take() else {
+            return Err(DiskError::Lost);
+        };
+        for worker in &self.workers {
+            worker.handler().set_engine(None);
+        }
+        let (mut retired, closed) = old.retire();
+        let opened = closed.and_then(|()| retired.replace(layers));
+        let changed = opened.and_then(|disk| self.adopt(disk));
+        if let Err(error) = changed {
+            let back = retired.reopen().and_then(|disk| self.adopt(disk));
+            if let Err(lost) = back {
+                let disk = &self.shared.options.name;
+                tracing::error!(disk, error = %lost, "the disk cannot be opened again; its requests fail");
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Lets the workers serve `disk`.
+    fn adopt(&mut self, disk: Disk) -> Result<(), DiskError> {
+        if disk.size() != self.shared.size {
+            return Err(DiskError::OtherSize {
+                new: disk.size(),
+                old: self.shared.size,
+            });
+        }
+        let depth = self.shared.options.queue_size;
+        let engines: Result<Vec<_>, _> = self
+            .workers
+            .iter()
+            .map(|_| worker::engine(disk.image(), depth))
+            .collect();
+        for (worker, engine) in self.workers.iter().zip(engines?) {
+            worker.handler().set_engine(Some(engine));
+        }
+        self.disk = Some(disk);
+        Ok(())
     }
 }
 

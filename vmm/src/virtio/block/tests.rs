@@ -538,3 +538,109 @@ fn a_reset_in_the_middle_of_requests_leaves_a_working_device() {
         assert_eq!(guest.read(100, 512), [round; 512]);
     }
 }
+
+mod change {
+    use super::*;
+    use crate::disk::Layer;
+    use cenote_image::create::create;
+    use std::fs::File;
+    use tempfile::TempDir;
+
+    fn layer(folder: &TempDir, name: &str, format: Format) -> Layer {
+        let path = folder.path().join(name);
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        Layer {
+            label: name.to_owned(),
+            file: file.into(),
+            format,
+            data_file: None,
+        }
+    }
+
+    fn guest(folder: &TempDir) -> Guest {
+        let path = |name: &str| folder.path().join(name);
+        create(&path("base"), &CreateOptions::new(Format::Qcow2, SIZE)).unwrap();
+        let overlay = CreateOptions::overlay("base", Format::Qcow2);
+        create(&path("top"), &overlay).unwrap();
+        create(&path("small"), &CreateOptions::new(Format::Raw, SIZE / 2)).unwrap();
+        let base = vec![layer(folder, "base", Format::Qcow2)];
+        let disk = Disk::open(base, disk_options(CacheMode::Writeback)).unwrap();
+        Guest::new(disk, options()).start(ALL | F_FLUSH)
+    }
+
+    fn change(guest: &mut Guest, layers: Vec<Layer>) -> Result<(), DiskError> {
+        guest.driver.function.at_rest(|block| block.change(layers))
+    }
+
+    fn bytes(folder: &TempDir, name: &str) -> [u8; 512] {
+        let path = folder.path().join(name);
+        let image = OpenOptions::new(Format::Qcow2).open(&path).unwrap();
+        let mut bytes = [0; 512];
+        image.read_at(&mut bytes, 512).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn an_overlay_takes_the_writes_and_gives_them_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut guest = guest(&folder);
+        assert_eq!(guest.write(0, &[1; 1024]), 0);
+        let chain = || {
+            vec![
+                layer(&folder, "top", Format::Qcow2),
+                layer(&folder, "base", Format::Qcow2),
+            ]
+        };
+        change(&mut guest, chain()).unwrap();
+        assert_eq!(guest.read(0, 512), [1; 512]);
+        assert_eq!(guest.write(1, &[2; 512]), 0);
+        assert_eq!(guest.read(1, 512), [2; 512]);
+        // The base is read-only for everybody now, so it can be read.
+        assert_eq!(bytes(&folder, "base"), [1; 512]);
+        // Back to the base, as after a commit; it was locked as a backing file.
+        change(&mut guest, vec![layer(&folder, "base", Format::Qcow2)]).unwrap();
+        assert_eq!(guest.read(1, 512), [1; 512]);
+        assert_eq!(guest.write(1, &[3; 512]), 0);
+        drop(guest);
+        assert_eq!(bytes(&folder, "base"), [3; 512]);
+    }
+
+    #[test]
+    fn a_chain_that_does_not_fit_is_refused_and_the_old_one_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut guest = guest(&folder);
+        let refused = |guest: &mut Guest, layers| change(guest, layers).unwrap_err().to_string();
+        let small = refused(&mut guest, vec![layer(&folder, "small", Format::Raw)]);
+        assert!(small.contains("2097152 bytes"), "{small}");
+        let alone = refused(&mut guest, vec![layer(&folder, "top", Format::Qcow2)]);
+        assert!(alone.contains("has a backing file"), "{alone}");
+        let raw = refused(&mut guest, vec![layer(&folder, "small", Format::Qcow2)]);
+        assert!(raw.contains("small"), "{raw}");
+        assert!(refused(&mut guest, Vec::new()).contains("0 layers"));
+        assert_eq!(guest.write(1, &[9; 512]), 0);
+        assert_eq!(guest.read(1, 512), [9; 512]);
+        // The old one is still locked for writing.
+        let other = OpenOptions::new(Format::Qcow2).open(&folder.path().join("base"));
+        assert!(matches!(other, Err(cenote_image::Error::InUse { .. })));
+    }
+
+    /// Requests that arrive while the disk is changed are answered from the new chain.
+    #[test]
+    fn requests_go_on_across_the_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut guest = guest(&folder);
+        let layers = vec![
+            layer(&folder, "top", Format::Qcow2),
+            layer(&folder, "base", Format::Qcow2),
+        ];
+        guest.driver.fill(BUFFERS, &[7; 512]);
+        guest.driver.function.pause();
+        guest.offer(0, WRITE, 1, &[(BUFFERS, 512)], &[]);
+        change(&mut guest, layers).unwrap();
+        guest.driver.function.resume();
+        guest.queues[0].wait_used();
+        drop(guest);
+        assert_eq!(bytes(&folder, "top"), [7; 512]);
+        assert_eq!(bytes(&folder, "base"), [0; 512]);
+    }
+}

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     event::MachineEvent,
     memory::GuestMemory,
+    sandbox::Class,
     virtio::{
         ActiveQueue, Chain, Handler, QueueError, Ready, Segment, borrowed, host_range,
         mark_written, parts,
@@ -52,7 +53,8 @@ struct Request {
 /// The handler of one queue.
 pub(super) struct QueueWorker {
     shared: Arc<Shared>,
-    engine: Queue,
+    /// None while the image is being changed, and after it was lost.
+    engine: Option<Queue>,
     active: Option<(GuestMemory, ActiveQueue)>,
     /// The guest has broken the queue, or the host the engine: no request is answered any more.
     broken: bool,
@@ -69,9 +71,10 @@ pub(super) struct QueueWorker {
 
 impl QueueWorker {
     pub(super) fn new(shared: Arc<Shared>, image: &Image) -> io::Result<Self> {
+        let engine = engine(image, shared.options.queue_size).map_err(io::Error::other)?;
         let depth = shared.options.queue_size.min(DEPTH);
         Ok(Self {
-            engine: engine(image, depth)?,
+            engine: Some(engine),
             shared,
             active: None,
             broken: false,
@@ -104,6 +107,15 @@ impl QueueWorker {
         }
         self.active = Some((memory, queue));
         Ok(())
+    }
+
+    /// Changes the image's submission queue, at rest.
+    pub(super) fn set_engine(&mut self, engine: Option<Queue>) {
+        self.engine = engine;
+    }
+
+    fn in_flight(&self) -> usize {
+        self.engine.as_ref().map_or(0, Queue::in_flight)
     }
 
     /// Forgets the queue and everything of its requests, at rest.
@@ -191,7 +203,7 @@ impl QueueWorker {
         while let Some(index) = self.issuing.front().copied() {
             let at = usize::from(index);
             let issued = loop {
-                if !self.engine.has_room() {
+                if !self.engine.as_ref().is_none_or(Queue::has_room) {
                     return Ok(());
                 }
                 match self.issue_part(memory, at) {
@@ -214,22 +226,27 @@ impl QueueWorker {
     /// Hands one part of a request to the image; false if there is none left.
     fn issue_part(&mut self, memory: &GuestMemory, at: usize) -> Result<bool, Error> {
         let request = &mut self.requests[at];
+        let Some(engine) = &mut self.engine else {
+            return match request.work {
+                None | Some(Work::Answer(_)) => Ok(false),
+                Some(_) => Err(lost()),
+            };
+        };
         let tag = at as u64;
         let done = request.issued;
         let mut step = 1;
         match &request.work {
             None | Some(Work::Answer(_)) => return Ok(false),
             Some(Work::Flush) if done > 0 => return Ok(false),
-            Some(Work::Flush) => self.engine.flush(tag)?,
+            Some(Work::Flush) => engine.flush(tag)?,
             Some(Work::Discard(spans) | Work::WriteZeroes(spans)) => {
                 let Some(span) = usize::try_from(done).ok().and_then(|i| spans.get(i)) else {
                     return Ok(false);
                 };
                 if matches!(request.work, Some(Work::Discard(_))) {
-                    self.engine.discard(tag, span.offset, span.length)?;
+                    engine.discard(tag, span.offset, span.length)?;
                 } else {
-                    self.engine
-                        .write_zeroes(tag, span.offset, span.length, span.unmap)?;
+                    engine.write_zeroes(tag, span.offset, span.length, span.unmap)?;
                 }
             }
             Some(Work::Read(range) | Work::Write(range)) => {
@@ -246,7 +263,7 @@ impl QueueWorker {
                 };
                 let bytes = skip + done..skip + done + step;
                 fill(&mut self.buffers, memory, segments, bytes);
-                transfer(&mut self.engine, tag, &self.buffers, offset, read)?;
+                transfer(engine, tag, &self.buffers, offset, read)?;
             }
         }
         request.issued += step;
@@ -261,13 +278,13 @@ impl QueueWorker {
         active: &ActiveQueue,
         wait: bool,
     ) -> Result<usize, QueueError> {
-        if self.engine.in_flight() == 0 {
+        let Some(engine) = self.engine.as_mut().filter(|engine| engine.in_flight() > 0) else {
             return Ok(0);
-        }
+        };
         let completions: Result<Vec<_>, Error> = if wait {
-            self.engine.wait().map(Iterator::collect)
+            engine.wait().map(Iterator::collect)
         } else {
-            self.engine.poll().map(Iterator::collect)
+            engine.poll().map(Iterator::collect)
         };
         let completions = match completions {
             Ok(completions) => completions,
@@ -314,7 +331,8 @@ impl QueueWorker {
             && self.shared.write_through.load(Ordering::SeqCst)
         {
             request.flushed = true;
-            match self.engine.flush(index.into()) {
+            let flushed = self.engine.as_mut().ok_or_else(lost);
+            match flushed.and_then(|engine| engine.flush(index.into())) {
                 Ok(()) => {
                     request.in_flight = 1;
                     return Ok(());
@@ -357,13 +375,15 @@ impl QueueWorker {
         };
         let outcome = self.drain_all(&memory, &active);
         // Nothing may be under way in the guest's memory after this, whatever went wrong.
-        while self.engine.in_flight() > 0 && self.engine.wait().is_ok() {}
+        while let Some(engine) = self.engine.as_mut().filter(|engine| engine.in_flight() > 0)
+            && engine.wait().is_ok()
+        {}
         self.active = Some((memory, active));
         outcome
     }
 
     fn drain_all(&mut self, memory: &GuestMemory, active: &ActiveQueue) -> Result<(), QueueError> {
-        while !self.broken && (self.engine.in_flight() > 0 || !self.issuing.is_empty()) {
+        while !self.broken && (self.in_flight() > 0 || !self.issuing.is_empty()) {
             self.issue(memory, active)?;
             self.collect(memory, active, true)?;
         }
@@ -401,7 +421,11 @@ impl Handler for QueueWorker {
             PollFlags::empty()
         };
         all.push((borrowed(&active.kick), flags));
-        all.push((self.engine.event(), PollFlags::IN));
+        all.extend(
+            self.engine
+                .as_ref()
+                .map(|engine| (engine.event(), PollFlags::IN)),
+        );
         all
     }
 
@@ -414,6 +438,10 @@ impl Handler for QueueWorker {
         if let Err(error) = self.turn() {
             self.fail(error);
         }
+    }
+
+    fn class(&self) -> Class {
+        Class::Disk
     }
 
     fn wants_turn(&self) -> bool {
@@ -461,8 +489,13 @@ fn judge(shared: &Shared, work: &Work, error: &Error) -> Verdict {
     verdict
 }
 
-fn engine(image: &Image, depth: u16) -> io::Result<Queue> {
-    image.queue(depth.into()).map_err(io::Error::other)
+/// A submission queue for a queue of the guest of that size.
+pub(super) fn engine(image: &Image, queue_size: u16) -> Result<Queue, Error> {
+    image.queue(queue_size.min(DEPTH).into())
+}
+
+fn lost() -> Error {
+    Error::invalid("disk", "is not open")
 }
 
 fn fill(
