@@ -1,9 +1,9 @@
 //! Unattended installs: what can be known, made and decided without a running domain.
 //!
-//! - [`answer`]: answer files written; kickstart and preseed files looked over, and added to.
+//! - [`answer`]: answer files looked over, written, and added to.
 //! - [`install`]: the two phases: their documents, when the first is done, what is seen of it.
 //! - [`iso`]: ISO 9660 images, read and written.
-//! - [`deliver`]: how an answer file reaches its installer.
+//! - [`deliver`]: how an answer file reaches its installer, and the server it fetches from.
 //! - [`initrd`]: files put into an installer's initial RAM disk.
 //! - [`media`]: the installer in a tree or an image, and which system it installs.
 //!
@@ -13,7 +13,8 @@
 //!   anything is allocated or followed; directories that contain themselves, links that lead in
 //!   circles and names without end are errors, never loops.
 //! - **Same input, same bytes.** Nothing here reads a clock.
-//! - **Secrets stay secret.** No finding, error or debug output repeats a password.
+//! - **Secrets stay secret.** Passwords are hashed before they reach a file; no finding, error
+//!   or debug output repeats one.
 //!
 //! # Never
 //!

@@ -1,5 +1,4 @@
-//! Kickstart and preseed files: what we find in bad ones, and what the installers' own judges
-//! say.
+//! Answer files: what we find in bad ones, and what the installers' own judges say of ours.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -7,11 +6,16 @@ mod common;
 use std::path::PathBuf;
 
 use cenote_provision::answer::judge::{Judges, Verdict};
+use cenote_provision::answer::secret::{PasswordHash, Secret};
+use cenote_provision::answer::template::{End, Parameters, Source, TemplateError, User};
 use cenote_provision::answer::{
-    Expect, Finding, Hooks, Kind, Severity, has_errors, lint_kickstart, lint_preseed,
+    Expect, Finding, Hooks, InstrumentError, Kind, Severity, has_errors, instrument, lint,
+    lint_meta_data, lint_network_config,
 };
 use common::ok;
 use proptest::prelude::*;
+
+const PASSWORD: &str = "correct horse battery";
 
 fn judges() -> Judges {
     let exe = std::env::current_exe().unwrap();
@@ -34,11 +38,195 @@ fn judge(kind: Kind, text: &str) -> Verdict {
     verdict
 }
 
+fn hash() -> PasswordHash {
+    Secret::new(PASSWORD.into()).unwrap().hash().unwrap()
+}
+
+/// Parameters of every sort.
+fn parameters() -> Vec<Parameters> {
+    let key =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKt7ykzLYrOr6pgkZcvyZqYb3BtNtN2J1yX5uLxQk8mN me@host";
+    let with_password = Parameters {
+        user: Some(User {
+            name: "ada".into(),
+            password: Some(hash()),
+            ssh_keys: vec![key.into()],
+        }),
+        root: Some(hash()),
+        packages: vec!["vim".into(), "g++".into()],
+        timezone: "America/Argentina/Buenos_Aires".into(),
+        end: End::Poweroff,
+        ..Parameters::new("guest.example.org")
+    };
+    let by_key = Parameters {
+        user: Some(User {
+            name: "ada".into(),
+            password: None,
+            ssh_keys: vec![key.into(), "ssh-rsa AAAAB3NzaC1yc2E= second".into()],
+        }),
+        ..Parameters::new("guest")
+    };
+    vec![with_password, by_key]
+}
+
+fn with_source(kind: Kind, parameters: Parameters) -> Parameters {
+    let source = match kind {
+        Kind::Kickstart => Source::Url("http://10.0.2.2/tree".into()),
+        Kind::Preseed | Kind::Autoinstall => Source::Url("http://mirror.test/debian".into()),
+        Kind::CloudInit => Source::Media,
+    };
+    Parameters {
+        source,
+        ..parameters
+    }
+}
+
 fn expect() -> Expect {
     Expect {
         disks: vec!["vda".into()],
         source_given: false,
     }
+}
+
+#[test]
+fn what_we_write_is_accepted_by_us_and_by_the_installers_judges() {
+    for kind in Kind::ALL {
+        for parameters in parameters() {
+            let text = with_source(kind, parameters).render(kind).unwrap();
+            let findings = lint(kind, &text, &expect());
+            assert!(findings.is_empty(), "{kind}: {findings:#?}\n{text}");
+            assert!(!text.contains(PASSWORD));
+            let verdict = judge(kind, &text);
+            if kind != Kind::Autoinstall {
+                assert_eq!(verdict, Verdict::Accepted, "{text}");
+            }
+            let hooks = Hooks::new("abcdefgh12345678").unwrap();
+            let added = instrument(kind, &text, &hooks).unwrap();
+            assert!(added.contains(&hooks.success()), "{added}");
+            let findings = lint(kind, &added, &expect());
+            assert!(findings.is_empty(), "{kind}: {findings:#?}\n{added}");
+            if kind != Kind::Autoinstall {
+                assert_eq!(judge(kind, &added), Verdict::Accepted, "{added}");
+            }
+        }
+    }
+}
+
+/// crypt(3) of this machine agrees with our hash.
+#[test]
+fn hashes_are_those_of_crypt() {
+    let hash = hash();
+    let program = "exit(crypt($ARGV[0], $ARGV[1]) eq $ARGV[1] ? 0 : 1)";
+    ok(
+        "perl",
+        "perl-base",
+        &["-e", program, PASSWORD, hash.expose()],
+        b"",
+    );
+    let output = common::run(
+        "perl",
+        "perl-base",
+        &["-e", program, "wrong", hash.expose()],
+        b"",
+    );
+    assert!(!output.status.success());
+}
+
+/// PyYAML, which Subiquity reads its file with, finds the answers where they belong.
+#[test]
+fn an_autoinstall_says_what_was_asked_for() {
+    let parameters = with_source(Kind::Autoinstall, parameters().remove(0));
+    let text = parameters.render(Kind::Autoinstall).unwrap();
+    let program = "import sys, yaml\n\
+        a = yaml.safe_load(sys.stdin)['autoinstall']\n\
+        print(a['version'], a['identity']['hostname'], a['identity']['password'] == sys.argv[1],\n\
+              a['storage']['layout']['match']['path'], a['packages'], a['shutdown'],\n\
+              a['apt']['primary'][0]['uri'], a['ssh']['allow-pw'])\n";
+    let hash = parameters.user.unwrap().password.unwrap();
+    let arguments = ["-c", program, hash.expose()];
+    let said = ok(
+        "/usr/bin/python3",
+        "cloud-init",
+        &arguments,
+        text.as_bytes(),
+    );
+    let expected = "1 guest.example.org True /dev/vda ['vim', 'g++'] poweroff \
+        http://mirror.test/debian True\n";
+    assert_eq!(String::from_utf8(said).unwrap(), expected);
+    let nobody = common::run(
+        "/usr/bin/python3",
+        "cloud-init",
+        &["-c", program, "other"],
+        text.as_bytes(),
+    );
+    assert!(String::from_utf8(nobody.stdout).unwrap().contains("False"));
+}
+
+#[test]
+fn parameters_that_cannot_be_are_refused() {
+    let good = || parameters().remove(0);
+    let bad: Vec<Parameters> = vec![
+        Parameters {
+            hostname: "a b".into(),
+            ..good()
+        },
+        Parameters {
+            hostname: "-x".into(),
+            ..good()
+        },
+        Parameters {
+            hostname: "x\npoweroff".into(),
+            ..good()
+        },
+        Parameters {
+            timezone: "UTC; rm".into(),
+            ..good()
+        },
+        Parameters {
+            keyboard: "us'".into(),
+            ..good()
+        },
+        Parameters {
+            disk: "/dev/vda".into(),
+            ..good()
+        },
+        Parameters {
+            packages: vec!["a b".into()],
+            ..good()
+        },
+        Parameters {
+            packages: vec!["%end".into()],
+            ..good()
+        },
+        Parameters {
+            source: Source::Url("file:///etc".into()),
+            ..good()
+        },
+        Parameters {
+            user: Some(User {
+                name: "Root x".into(),
+                password: None,
+                ssh_keys: vec![],
+            }),
+            ..good()
+        },
+        Parameters {
+            user: Some(User {
+                name: "a".into(),
+                password: None,
+                ssh_keys: vec!["ssh-rsa A' ; rm -rf '".into()],
+            }),
+            ..good()
+        },
+    ];
+    for parameters in bad {
+        for kind in Kind::ALL {
+            let error = parameters.render(kind).unwrap_err();
+            assert!(matches!(error, TemplateError::Value { .. }), "{error}");
+        }
+    }
+    let nobody = Parameters::new("x").render(Kind::Kickstart);
+    assert_eq!(nobody.unwrap_err(), TemplateError::NoLogin);
 }
 
 /// `line:column severity message` of each finding with that severity.
@@ -47,14 +235,6 @@ fn told(findings: &[Finding], severity: Severity) -> Vec<String> {
     chosen
         .map(|f| format!("{}:{} {}", f.line, f.column, f.message))
         .collect()
-}
-
-fn lint(kind: Kind, text: &str, expect: &Expect) -> Vec<Finding> {
-    match kind {
-        Kind::Kickstart => lint_kickstart(text, expect),
-        Kind::Preseed => lint_preseed(text, expect),
-        other => panic!("{other}"),
-    }
 }
 
 fn errors(kind: Kind, text: &str) -> Vec<String> {
@@ -213,13 +393,164 @@ fn mistakes_in_a_preseed_have_their_place() {
     ));
 }
 
+const AUTOINSTALL: &str = "#cloud-config\nautoinstall:\n  version: 1\n  identity:\n    hostname: g\n    \
+    username: ada\n    password: '$6$salt$hash'\n  storage:\n    layout:\n      name: direct\n  \
+    packages: [vim]\n  late-commands:\n    - echo done\n";
+
+#[test]
+fn mistakes_in_an_autoinstall_have_their_place() {
+    let good = lint(Kind::Autoinstall, AUTOINSTALL, &expect());
+    assert!(good.is_empty(), "{good:#?}");
+    let file = AUTOINSTALL
+        .replace("#cloud-config\nautoinstall:\n", "")
+        .replace("\n  ", "\n");
+    let bare = file.trim_start().to_owned();
+    assert!(
+        lint(Kind::Autoinstall, &bare, &expect()).is_empty(),
+        "{bare}"
+    );
+    for (from, to, parts) in [
+        (
+            "#cloud-config\n",
+            "# cloud-config\n",
+            &["1:1 the first line"][..],
+        ),
+        ("  version: 1\n", "", &["3:3 no version"]),
+        ("version: 1", "version: 2", &["3:12 the one version"]),
+        (
+            "  packages: [vim]",
+            "  packges: [vim]",
+            &["11:3 unknown key 'packges'"],
+        ),
+        (
+            "packages: [vim]",
+            "packages: vim",
+            &["11:13 'packages' is a single value"],
+        ),
+        (
+            "    password: '$6$salt$hash'\n",
+            "",
+            &["5:5 identity has no password"],
+        ),
+        (
+            "'$6$salt$hash'",
+            "hunter2",
+            &["7:15 the password is no hash"],
+        ),
+        ("name: direct", "name: drect", &["10:13 unknown layout"]),
+        (
+            "name: direct",
+            "name: direct\n      match: {path: /dev/sda}",
+            &["11:21 the domain has no disk"],
+        ),
+        ("- echo done", "- echo: done", &["13:7 a command is a text"]),
+        (
+            "  packages:",
+            "  interactive-sections: [network]\n  packages:",
+            &["11:25 the installer would ask"],
+        ),
+        (
+            "  packages:",
+            "  version: 1\n  packages:",
+            &["11:3 'version' stands in line 3"],
+        ),
+        (
+            "  packages:",
+            "  shutdown: halt\n  packages:",
+            &["11:13 unknown end"],
+        ),
+        ("  packages: [", "  packages: [[", &["not YAML"]),
+    ] {
+        let text = AUTOINSTALL.replace(from, to);
+        assert_ne!(text, AUTOINSTALL, "{from}");
+        assert_told(&errors(Kind::Autoinstall, &text), parts);
+        assert!(!format!("{:?}", lint(Kind::Autoinstall, &text, &expect())).contains("hunter2"));
+    }
+    assert_told(
+        &errors(Kind::Autoinstall, "#cloud-config\npackages: [vim]\n"),
+        &["no key 'autoinstall'"],
+    );
+    assert_told(
+        &errors(Kind::Autoinstall, "- a\n"),
+        &["1:1 the file is a list"],
+    );
+}
+
+const USER_DATA: &str = "#cloud-config\nusers:\n  - name: ada\n    lock_passwd: false\n    \
+    passwd: '$6$salt$hash'\nruncmd:\n  - [ls, -l]\nphone_home:\n  url: http://h/\n  post: all\n\
+    power_state:\n  mode: poweroff\n";
+
+#[test]
+fn mistakes_in_user_data_have_their_place() {
+    let good = lint(Kind::CloudInit, USER_DATA, &expect());
+    assert!(good.is_empty(), "{good:#?}");
+    assert_eq!(judge(Kind::CloudInit, USER_DATA), Verdict::Accepted);
+    for (from, to, parts) in [
+        (
+            "#cloud-config\n",
+            "#cloud-confg\n",
+            &["1:1 the first line"][..],
+        ),
+        ("runcmd:", "runcmds:", &["6:1 unknown key 'runcmds'"]),
+        (
+            "  post: all",
+            "  pots: all",
+            &["10:3 unknown key of phone_home"],
+        ),
+        ("mode: poweroff", "mode: off", &["12:9 unknown mode 'off'"]),
+        ("'$6$salt$hash'", "hunter2", &["5:13 passwd is no hash"]),
+        (
+            "runcmd:\n  - [ls, -l]",
+            "runcmd: ls",
+            &["6:9 'runcmd' is a single value"],
+        ),
+        (
+            "power_state:",
+            "write_files: [{content: x}]\npower_state:",
+            &["11:15 a file has a path"],
+        ),
+    ] {
+        let text = USER_DATA.replace(from, to);
+        assert_told(&errors(Kind::CloudInit, &text), parts);
+    }
+    // cloud-init's own schema agrees where it looks.
+    let text = USER_DATA.replace("  post: all", "  pots: all");
+    assert!(matches!(
+        judge(Kind::CloudInit, &text),
+        Verdict::Refused { .. }
+    ));
+    let nobody = lint(Kind::CloudInit, "#cloud-config\nhostname: x\n", &expect());
+    assert_told(&told(&nobody, Severity::Warning), &["nobody could log in"]);
+    assert!(lint(Kind::CloudInit, "#!/bin/sh\nnot: [yaml\n", &expect()).is_empty());
+}
+
+#[test]
+fn meta_data_and_network_configuration_are_looked_over() {
+    assert!(lint_meta_data("instance-id: i-1\nlocal-hostname: g\n").is_empty());
+    assert!(has_errors(&lint_meta_data("local-hostname: g\n")));
+    assert!(has_errors(&lint_meta_data("[")));
+    let near = lint_meta_data("instance-id: i-1\nlocal-hostnam: g\n");
+    assert!(near[0].remedy.contains("'local-hostname'"), "{near:?}");
+    assert!(lint_network_config("version: 2\nethernets: {}\n").is_empty());
+    assert!(lint_network_config("network:\n  version: 1\n  config: []\n").is_empty());
+    for text in [
+        "ethernets: {}\n",
+        "version: 2\nethernet: {}\n",
+        "version: 1\n",
+    ] {
+        assert!(has_errors(&lint_network_config(text)), "{text}");
+    }
+    let parameters = parameters().remove(0);
+    assert!(lint_meta_data(&parameters.meta_data("i-0001").unwrap()).is_empty());
+}
+
 #[test]
 fn reports_follow_what_the_file_does_itself() {
     let hooks = Hooks::new("abcdefgh12345678").unwrap();
     let text = format!(
         "{PRESEED}d-i preseed/late_command string in-target true; \\\n  echo hi > /target/x\n"
     );
-    let added = hooks.add_to_preseed(&text);
+    let added = instrument(Kind::Preseed, &text, &hooks).unwrap();
     let late: Vec<&str> = added
         .lines()
         .filter(|l| l.contains("late_command"))
@@ -228,22 +559,46 @@ fn reports_follow_what_the_file_does_itself() {
         panic!("{added}")
     };
     assert!(
-        late.contains("if ( in-target true; echo hi > /target/x ); then "),
+        late.contains("if ( in-target true;  echo hi > /target/x ); then ")
+            || late.contains("if ( in-target true; echo hi > /target/x ); then "),
         "{late}"
     );
     assert!(late.contains(&hooks.success()) && late.contains(&hooks.failure()));
     // The command is one that a shell reads.
     let command = late.split_once("string ").unwrap().1;
     ok("dash", "dash", &["-n"], command.as_bytes());
-    assert_eq!(judge(Kind::Preseed, &added), Verdict::Accepted);
-    let added = hooks.add_to_kickstart(KICKSTART);
-    assert!(added.starts_with(KICKSTART) && added.contains(&hooks.success()));
-    assert!(lint_kickstart(&added, &expect()).is_empty());
-    assert_eq!(judge(Kind::Kickstart, &added), Verdict::Accepted);
+    let added = instrument(Kind::Autoinstall, AUTOINSTALL, &hooks).unwrap();
+    let own = added.find("echo done").unwrap();
+    let report = added.find(&hooks.success()).unwrap();
+    assert!(
+        added.starts_with("#cloud-config\n") && own < report,
+        "{added}"
+    );
+    let script = instrument(Kind::CloudInit, "#!/bin/sh\n", &hooks);
+    assert_eq!(script.unwrap_err(), InstrumentError::NotCloudConfig);
     for token in ["", "short", "with space here", &"x".repeat(65)] {
         assert!(Hooks::new(token).is_err());
     }
     assert_eq!(format!("{hooks:?}"), "Hooks(…)");
+}
+
+#[test]
+fn yaml_that_grows_without_end_is_refused() {
+    let mut bomb = String::from("#cloud-config\na0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..10 {
+        let below = format!("*a{}", level - 1);
+        let items = vec![below; 10].join(", ");
+        bomb.push_str(&format!("a{level}: &a{level} [{items}]\n"));
+    }
+    let told = errors(Kind::CloudInit, &bomb);
+    assert!(
+        told.iter().any(|told| told.contains("200,000 parts")),
+        "{told:?}"
+    );
+    let deep = format!("#cloud-config\na: {}\n", "[".repeat(5000));
+    assert!(!errors(Kind::CloudInit, &deep).is_empty());
+    let itself = "#cloud-config\na: &a [*a]\n";
+    assert!(!errors(Kind::CloudInit, itself).is_empty());
 }
 
 proptest! {
@@ -251,11 +606,15 @@ proptest! {
 
     /// Any text is looked over: never a panic.
     #[test]
-    fn any_text_is_looked_over(text in "(%[a-z]{0,5}|[a-z/:-]{1,12}|[ \\t'\"\\\\#&*\\[\\]{}|>!-]|\\PC|\n|d-i a/b string ){0,80}") {
+    fn any_text_is_looked_over(text in "(%[a-z]{0,5}|[a-z/:-]{1,12}|[ \\t'\"\\\\#&*\\[\\]{}|>!-]|\\PC|\n|: |\n  - ){0,80}") {
         let hooks = Hooks::new("abcdefgh12345678").unwrap();
-        let _ = lint_kickstart(&text, &expect());
-        let _ = lint_preseed(&text, &expect());
-        let _ = lint_kickstart(&hooks.add_to_kickstart(&text), &expect());
-        let _ = lint_preseed(&hooks.add_to_preseed(&text), &expect());
+        for kind in Kind::ALL {
+            let _ = lint(kind, &text, &expect());
+            let headed = format!("#cloud-config\n{text}");
+            let _ = lint(kind, &headed, &expect());
+            let _ = instrument(kind, &text, &hooks);
+        }
+        let _ = lint_meta_data(&text);
+        let _ = lint_network_config(&text);
     }
 }

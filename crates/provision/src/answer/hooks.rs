@@ -6,14 +6,28 @@
 use thiserror::Error as ThisError;
 
 use super::preseed::after_fields;
+use super::yaml;
+use super::{Findings, Kind, cloudinit};
 
 /// Name of the virtio port that reports are written to.
 pub const MARKER_PORT: &str = "org.cenote.install.0";
 
-/// A token that is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ThisError)]
-#[error("a token has 8 to 64 letters and digits")]
-pub struct TokenError;
+/// Why an answer file was not added to.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+pub enum InstrumentError {
+    /// User data that are a script or have parts.
+    #[error(
+        "user data that are no cloud-config are not added to; end the script with a report of \
+         your own, or take the end of the install for its success"
+    )]
+    NotCloudConfig,
+    /// It cannot be read.
+    #[error("the answer file cannot be read: {0}")]
+    Unreadable(String),
+    /// A token that is none.
+    #[error("a token has letters and digits alone")]
+    Token,
+}
 
 /// What reports of an install look like.
 #[derive(Clone, PartialEq, Eq)]
@@ -31,11 +45,11 @@ impl Hooks {
     /// Reports with a token.
     ///
     /// # Errors
-    /// [`TokenError`] unless it has 8 to 64 letters and digits.
-    pub fn new(token: &str) -> Result<Self, TokenError> {
+    /// [`InstrumentError::Token`] unless it has 8 to 64 letters and digits.
+    pub fn new(token: &str) -> Result<Self, InstrumentError> {
         let plain = token.bytes().all(|b| b.is_ascii_alphanumeric());
         if !plain || !(8..=64).contains(&token.len()) {
-            return Err(TokenError);
+            return Err(InstrumentError::Token);
         }
         Ok(Self {
             token: token.to_owned(),
@@ -69,56 +83,135 @@ impl Hooks {
     fn failure_command(&self) -> String {
         Self::command(&self.failure())
     }
+}
 
-    /// The kickstart file with reports added, in sections at its end: the last `%post` runs
-    /// after all others.
-    #[must_use]
-    pub fn add_to_kickstart(&self, text: &str) -> String {
-        let end = if text.ends_with('\n') || text.is_empty() {
-            ""
-        } else {
-            "\n"
-        };
-        format!(
-            "{text}{end}\n%onerror\n{}\n%end\n\n%post --nochroot --erroronfail\n{}\n%end\n",
-            self.failure_command(),
-            self.success_command(),
-        )
+/// The answer file with reports added: all that it says itself stays. YAML is written anew,
+/// without its comments.
+///
+/// # Errors
+/// [`InstrumentError`].
+pub fn instrument(kind: Kind, text: &str, hooks: &Hooks) -> Result<String, InstrumentError> {
+    match kind {
+        Kind::Kickstart => Ok(kickstart(text, hooks)),
+        Kind::Preseed => Ok(preseed(text, hooks)),
+        Kind::Autoinstall => autoinstall(text, hooks),
+        Kind::CloudInit => cloud_init(text, hooks),
     }
+}
 
-    /// The preseed file with reports added. The late command is one answer: what the file has
-    /// runs first, and only its success is reported as one.
-    #[must_use]
-    pub fn add_to_preseed(&self, text: &str) -> String {
-        const QUESTION: &str = "preseed/late_command";
-        let mut kept = String::new();
-        let mut own = String::new();
-        let mut joining = false;
-        for line in text.lines() {
-            let late = line.split_whitespace().nth(1) == Some(QUESTION)
-                && !line.trim_start().starts_with('#');
-            if !joining && !late {
-                kept.push_str(line);
-                kept.push('\n');
-                continue;
-            }
-            let continued = line.trim_end().strip_suffix('\\');
-            let part = continued.unwrap_or(line);
-            if joining {
-                own.push(' ');
-                own.push_str(part.trim());
-            } else {
-                // A later answer replaces an earlier one.
-                own = after_fields(part, 3).trim_end().to_owned();
-            }
-            joining = continued.is_some();
+/// Sections at the end: the last `%post` runs after all others.
+fn kickstart(text: &str, hooks: &Hooks) -> String {
+    let end = if text.ends_with('\n') || text.is_empty() {
+        ""
+    } else {
+        "\n"
+    };
+    format!(
+        "{text}{end}\n%onerror\n{}\n%end\n\n%post --nochroot --erroronfail\n{}\n%end\n",
+        hooks.failure_command(),
+        hooks.success_command(),
+    )
+}
+
+/// The late command is one answer: what the file has runs first, and only its success is
+/// reported as one.
+fn preseed(text: &str, hooks: &Hooks) -> String {
+    const QUESTION: &str = "preseed/late_command";
+    let mut kept = String::new();
+    let mut own = String::new();
+    let mut joining = false;
+    for line in text.lines() {
+        let late =
+            line.split_whitespace().nth(1) == Some(QUESTION) && !line.trim_start().starts_with('#');
+        if !joining && !late {
+            kept.push_str(line);
+            kept.push('\n');
+            continue;
         }
-        let own = own.trim().trim_end_matches(';').trim_end();
-        let (success, failure) = (self.success_command(), self.failure_command());
-        let command = match own {
-            "" => success,
-            own => format!("if ( {own} ); then {success}; else {failure}; exit 1; fi"),
-        };
-        format!("{kept}d-i {QUESTION} string {command}\n")
+        let continued = line.trim_end().strip_suffix('\\');
+        let part = continued.unwrap_or(line);
+        if joining {
+            own.push(' ');
+            own.push_str(part.trim());
+        } else {
+            // A later answer replaces an earlier one.
+            own = after_fields(part, 3).trim_end().to_owned();
+        }
+        joining = continued.is_some();
     }
+    let own = own.trim().trim_end_matches(';').trim_end();
+    let (success, failure) = (hooks.success_command(), hooks.failure_command());
+    let command = match own {
+        "" => success,
+        own => format!("if ( {own} ); then {success}; else {failure}; exit 1; fi"),
+    };
+    format!("{kept}d-i {QUESTION} string {command}\n")
+}
+
+fn autoinstall(text: &str, hooks: &Hooks) -> Result<String, InstrumentError> {
+    let mut document = parse(text)?;
+    let section = if document.get("autoinstall").is_some() {
+        document.get_mut("autoinstall")
+    } else {
+        Some(&mut document)
+    };
+    let section = section.and_then(serde_norway::Value::as_mapping_mut);
+    let section = section.ok_or_else(|| InstrumentError::Unreadable("no mapping".into()))?;
+    append(section, "late-commands", hooks.success_command())?;
+    append(section, "error-commands", hooks.failure_command())?;
+    print(&document)
+}
+
+fn cloud_init(text: &str, hooks: &Hooks) -> Result<String, InstrumentError> {
+    if cloudinit::is_other(text) {
+        return Err(InstrumentError::NotCloudConfig);
+    }
+    let mut document = parse(text)?;
+    if document.is_null() {
+        document = serde_norway::Value::Mapping(serde_norway::Mapping::new());
+    }
+    let section = document.as_mapping_mut();
+    let section = section.ok_or_else(|| InstrumentError::Unreadable("no mapping".into()))?;
+    append(section, "runcmd", hooks.success_command())?;
+    print(&document)
+}
+
+fn parse(text: &str) -> Result<serde_norway::Value, InstrumentError> {
+    // The reader with bounds goes first.
+    let mut findings = Findings::default();
+    if yaml::read(text, &mut findings).is_none() {
+        let first = findings.0.first().map(ToString::to_string);
+        return Err(InstrumentError::Unreadable(first.unwrap_or_default()));
+    }
+    let mut value: serde_norway::Value = serde_norway::from_str(text)
+        .map_err(|error| InstrumentError::Unreadable(error.to_string()))?;
+    value
+        .apply_merge()
+        .map_err(|error| InstrumentError::Unreadable(error.to_string()))?;
+    Ok(value)
+}
+
+fn append(
+    section: &mut serde_norway::Mapping,
+    key: &str,
+    command: String,
+) -> Result<(), InstrumentError> {
+    let list = section
+        .entry(key.into())
+        .or_insert_with(|| serde_norway::Value::Sequence(Vec::new()));
+    if list.is_null() {
+        *list = serde_norway::Value::Sequence(Vec::new());
+    }
+    let items = list
+        .as_sequence_mut()
+        .ok_or_else(|| InstrumentError::Unreadable(format!("'{key}' is no list")))?;
+    items.push(command.into());
+    Ok(())
+}
+
+/// YAML below the line by which cloud-init knows it.
+pub(super) fn print(value: &serde_norway::Value) -> Result<String, InstrumentError> {
+    let text = serde_norway::to_string(value)
+        .map_err(|error| InstrumentError::Unreadable(error.to_string()))?;
+    Ok(format!("#cloud-config\n{text}"))
 }

@@ -1,21 +1,24 @@
 //! Answer files: kickstart, preseed, autoinstall and cloud-init's user data.
 //!
-//! [`lint_kickstart`] and [`lint_preseed`] find what an installer would stumble over, and above
-//! all what would make it stop and ask, which in an unattended install is to hang. Each finding
-//! has a line, a column and a remedy; no finding repeats a password. [`judge`] asks the
-//! installers' own programs where the machine has them, and [`Hooks`] adds the lines that
-//! report success or failure. [`template`] writes all four kinds from parameters.
+//! [`lint`] finds what an installer would stumble over, and above all what would make it stop
+//! and ask, which in an unattended install is to hang. Each finding has a line, a column and a
+//! remedy; no finding repeats a password. [`judge`] asks the installers' own programs where
+//! the machine has them. [`template`] writes all four kinds from parameters, and
+//! [`instrument`] adds to any of them the lines that report success or failure.
 
+mod autoinstall;
+mod cloudinit;
 mod hooks;
 pub mod judge;
 mod kickstart;
 mod preseed;
 pub mod secret;
 pub mod template;
+mod yaml;
 
 use std::fmt;
 
-pub use hooks::{Hooks, MARKER_PORT, TokenError};
+pub use hooks::{Hooks, InstrumentError, MARKER_PORT, instrument};
 
 /// Longest answer file that is looked at, in bytes.
 pub const MAX_BYTES: usize = 4 << 20;
@@ -105,43 +108,46 @@ pub struct Expect {
     pub source_given: bool,
 }
 
-/// Looks a kickstart file over. Findings are in the order of the file, those on the whole of it
+/// Looks an answer file over. Findings are in the order of the file, those on the whole of it
 /// last.
-pub fn lint_kickstart(text: &str, expect: &Expect) -> Vec<Finding> {
+pub fn lint(kind: Kind, text: &str, expect: &Expect) -> Vec<Finding> {
     let mut findings = Findings::default();
-    if is_text(text, &mut findings) {
-        kickstart::lint(text, expect, &mut findings);
-    }
-    findings.done()
-}
-
-/// Looks a preseed file over, likewise.
-pub fn lint_preseed(text: &str, expect: &Expect) -> Vec<Finding> {
-    let mut findings = Findings::default();
-    if is_text(text, &mut findings) {
-        preseed::lint(text, expect, &mut findings);
-    }
-    findings.done()
-}
-
-/// Whether a file may be looked into; what is no text is told.
-fn is_text(text: &str, findings: &mut Findings) -> bool {
     if text.len() > MAX_BYTES {
         findings.error(
             (0, 0),
             format!("the file has over {} MiB", MAX_BYTES >> 20),
             "an answer file is a small text",
         );
-        return false;
+        return findings.0;
     }
-    if let Some(place) = control_character(text) {
+    if let Some((line, column)) = control_character(text) {
         findings.error(
-            place,
+            (line, column),
             "a control character: this is no text",
             "save it as UTF-8 text",
         );
     }
-    true
+    match kind {
+        Kind::Kickstart => kickstart::lint(text, expect, &mut findings),
+        Kind::Preseed => preseed::lint(text, expect, &mut findings),
+        Kind::Autoinstall => autoinstall::lint(text, expect, &mut findings),
+        Kind::CloudInit => cloudinit::lint(text, &mut findings),
+    }
+    findings.done()
+}
+
+/// Looks cloud-init's meta data over.
+pub fn lint_meta_data(text: &str) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    cloudinit::lint_meta_data(text, &mut findings);
+    findings.done()
+}
+
+/// Looks cloud-init's network configuration over.
+pub fn lint_network_config(text: &str) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    cloudinit::lint_network_config(text, &mut findings);
+    findings.done()
 }
 
 /// Whether any finding is an error.

@@ -1,22 +1,23 @@
-//! Secrets: made from the system's random numbers, wiped from memory when they are done with;
-//! and hashes of passwords, the one form in which a password reaches an answer file.
+//! Passwords: made from the system's random numbers, hashed before they reach a file, wiped
+//! from memory when they are done with.
 
 use std::fmt;
 
+use sha_crypt::{PasswordHasher, ShaCrypt};
 use thiserror::Error as ThisError;
 use zeroize::Zeroizing;
 
-/// Longest secret in bytes: crypt's own programs take no longer passwords.
-const MAX_SECRET: usize = 512;
+/// Longest password in bytes: crypt's own programs take no longer ones.
+const MAX_PASSWORD: usize = 512;
 
-/// Why a secret is not taken.
+/// Why a password is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ThisError)]
 pub enum SecretError {
     /// Empty.
-    #[error("the secret is empty")]
+    #[error("the password is empty")]
     Empty,
     /// Too long, or more than one line.
-    #[error("a secret is one line of at most {MAX_SECRET} bytes")]
+    #[error("a password is one line of at most {MAX_PASSWORD} bytes")]
     Shape,
     /// The system gives no random numbers.
     #[error("the system's random number generator failed")]
@@ -37,7 +38,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// Takes a text.
+    /// Takes a password.
     ///
     /// # Errors
     /// [`SecretError::Empty`], [`SecretError::Shape`].
@@ -46,10 +47,19 @@ impl Secret {
         if text.is_empty() {
             return Err(SecretError::Empty);
         }
-        if text.len() > MAX_SECRET || text.contains(char::is_control) {
+        if text.len() > MAX_PASSWORD || text.contains(char::is_control) {
             return Err(SecretError::Shape);
         }
         Ok(Self(text))
+    }
+
+    /// A password of 20 letters and digits that are not mistaken for one another: 115 bits.
+    ///
+    /// # Errors
+    /// [`SecretError::Random`].
+    pub fn password() -> Result<Self, SecretError> {
+        const LETTERS: &[u8] = b"abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ2345679";
+        random_text(LETTERS, 20).map(Self)
     }
 
     /// A token of 32 letters and digits, for addresses and markers: 160 bits.
@@ -63,6 +73,20 @@ impl Secret {
     /// The text itself.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// Its hash.
+    ///
+    /// # Errors
+    /// [`SecretError::Random`].
+    pub fn hash(&self) -> Result<PasswordHash, SecretError> {
+        // Twelve bytes are the sixteen characters of salt that crypt(3) takes.
+        let mut salt = [0u8; 12];
+        getrandom::fill(&mut salt).map_err(|_| SecretError::Random)?;
+        let hash = ShaCrypt::SHA512
+            .hash_password_with_salt(self.0.as_bytes(), &salt)
+            .map_err(|_| SecretError::Random)?;
+        hash.as_str().parse()
     }
 }
 
@@ -123,24 +147,27 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let secret = Secret::new("hunter2".into()).unwrap();
-        let hash: PasswordHash = "$6$salt$abcdef".parse().unwrap();
+        let hash = secret.hash().unwrap();
         let shown = format!("{secret:?} {hash:?}");
         assert!(
             !shown.contains("hunter2") && !shown.contains("$6$"),
             "{shown}"
         );
+        assert!(hash.expose().starts_with("$6$"));
+        assert_ne!(hash, secret.hash().unwrap(), "salted");
     }
 
     #[test]
-    fn tokens_differ_and_use_their_alphabet() {
-        let (a, b) = (Secret::token().unwrap(), Secret::token().unwrap());
+    fn made_passwords_differ_and_use_their_alphabet() {
+        let (a, b) = (Secret::password().unwrap(), Secret::password().unwrap());
         assert_ne!(a, b);
-        assert_eq!(a.expose().len(), 32);
+        assert_eq!(a.expose().len(), 20);
         assert!(a.expose().bytes().all(|b| b.is_ascii_alphanumeric()));
+        assert_eq!(Secret::token().unwrap().expose().len(), 32);
     }
 
     #[test]
-    fn what_is_no_secret_or_hash_is_refused() {
+    fn what_is_no_password_or_hash_is_refused() {
         assert_eq!(Secret::new(String::new()), Err(SecretError::Empty));
         assert_eq!(Secret::new("a\nb".into()), Err(SecretError::Shape));
         for text in [

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use thiserror::Error as ThisError;
 
 use super::Kind;
+use super::hooks;
 use super::secret::PasswordHash;
 
 /// Why no answer file was written.
@@ -513,11 +514,10 @@ fn finish(lines: Vec<String>) -> String {
     text
 }
 
-/// YAML below the line by which cloud-init knows it.
 fn print(value: &Value) -> Result<String, TemplateError> {
-    let text =
-        serde_norway::to_string(value).map_err(|error| TemplateError::Print(error.to_string()))?;
-    Ok(format!("#cloud-config\n{text}"))
+    let error = |error: &dyn std::fmt::Display| TemplateError::Print(error.to_string());
+    let value = serde_norway::to_value(value).map_err(|e| error(&e))?;
+    hooks::print(&value).map_err(|e| error(&e))
 }
 
 fn sudo_line(user: &str, root: &str) -> String {

@@ -3,6 +3,7 @@
 //! [`plan`] says for a kind of answer file, a way of booting and a way of delivery what goes
 //! where and what the kernel's command line must say; what no installer honours is refused.
 
+pub mod http;
 mod plan;
 pub mod pxe;
 
