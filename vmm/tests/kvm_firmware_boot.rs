@@ -140,7 +140,15 @@ fn reboots(again: &[u8]) {
     guest.description["ide"] = json!({
         "primary-master": disk(&guest, "disk", &code::disk(&code, 2048), 0),
     });
-    let ended = Monitor::start(&guest, &[]).wait();
+    let monitor = Monitor::start(&guest, &[]);
+    for start in 1..=21 {
+        // Ends early if the monitor does, which the report then tells.
+        let report = guest.folder.path().join("report");
+        wait_for("the next start", || {
+            monitor.output().len() >= start || report.metadata().is_ok_and(|m| m.len() > 0)
+        });
+    }
+    let ended = monitor.wait();
     assert_eq!(
         (ended.cause(), ended.output.clone()),
         ("guest-power-off", "r".repeat(21))
