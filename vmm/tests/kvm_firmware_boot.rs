@@ -8,7 +8,7 @@ mod common;
 
 use common::{
     Guest, Monitor,
-    code::{self, GO_ON, POWER_OFF, TRIPLE_FAULT, out_and_halt, printing},
+    code::{self, GO_ON, POWER_OFF, out_and_halt, printing},
     wait_for,
 };
 use serde_json::{Value, json};
@@ -136,7 +136,6 @@ fn a_blank_disk_falls_through_to_the_disc_until_it_is_written() {
 fn reboots(again: &[u8]) {
     let mut guest = Guest::firmware();
     let code = printing(b"r", &code::counting(20, again, POWER_OFF));
-    guest.description["on_triple_fault"] = json!("reset");
     guest.description["ide"] = json!({
         "primary-master": disk(&guest, "disk", &code::disk(&code, 2048), 0),
     });
@@ -174,12 +173,6 @@ fn it_reboots_twenty_times_by_the_keyboard_controller() {
 #[ignore = "needs /dev/kvm and SeaBIOS"]
 fn it_reboots_twenty_times_by_port_92() {
     reboots(&out_and_halt(0x92, 3));
-}
-
-#[test]
-#[ignore = "needs /dev/kvm and SeaBIOS"]
-fn it_reboots_twenty_times_by_a_triple_fault() {
-    reboots(TRIPLE_FAULT);
 }
 
 /// Media that are not what they seem lead to the next device.

@@ -27,18 +27,6 @@ pub(crate) const POWER_OFF: &[u8] = &[
 /// Tells the firmware that there is nothing to boot here.
 pub(crate) const GO_ON: &[u8] = &[0xcd, 0x18]; // int 0x18
 
-/// A processor with paging but without a page for its next instruction, or for the handlers of what
-/// follows from that, shuts down.
-pub(crate) const TRIPLE_FAULT: &[u8] = &[
-    0xfa, // cli
-    0x66, 0xb8, 0x00, 0x00, 0x50, 0x00, // mov eax, 0x500000, where all is zero
-    0x0f, 0x22, 0xd8, // mov cr3, eax
-    0x0f, 0x20, 0xc0, // mov eax, cr0
-    0x66, 0x0d, 0x01, 0x00, 0x00, 0x80, // or eax, PE and PG
-    0x0f, 0x22, 0xc0, // mov cr0, eax
-    0xf4, // hlt
-];
-
 /// `mov dx, PORT; mov al, VALUE; out dx, al; hlt`.
 pub(crate) fn out_and_halt(port: u16, value: u8) -> Vec<u8> {
     let [low, high] = port.to_le_bytes();
