@@ -6,6 +6,7 @@ mod measure;
 mod operations;
 mod report;
 mod transfer;
+mod vmm;
 mod wipe;
 
 use crate::shell::{Context, Outcome, fail, target};
@@ -15,10 +16,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-Usage: cargo xtask bench image|wipe [--rounds N] [--only TEXT] [--folder FOLDER]
+Usage: cargo xtask bench image|vmm|wipe [--rounds N] [--only TEXT] [--folder FOLDER]
 
   image            the image engine beside qemu-img: reads, writes, convert, commit, rebase,
                    flatten, check, overlays, long chains, and the memory each takes
+  vmm              the monitor beside Debian's QEMU in the lab: start to init, own memory, save
+                   and restore; release builds
   wipe             overwriting 2 GiB beside plain writes, shred and scrub; --only is not for it
 
   --rounds N       runs of each case, taken in turn; the median counts (3)
@@ -75,6 +78,7 @@ pub(crate) fn command(arguments: &[String]) -> Outcome<ExitCode> {
     }
     match name.as_str() {
         "image" => image::run(&wanted),
+        "vmm" => vmm::run(&wanted),
         "wipe" => wipe::run(&wanted),
         "--help" | "-h" => {
             println!("{USAGE}");

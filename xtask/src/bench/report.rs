@@ -14,6 +14,8 @@ pub(super) enum Unit {
     Seconds,
     /// Less is better.
     CpuMilliseconds,
+    /// Less is better.
+    Mebibytes,
 }
 
 impl Unit {
@@ -22,6 +24,7 @@ impl Unit {
             Self::MebibytesPerSecond => "MiB/s",
             Self::Seconds => "s",
             Self::CpuMilliseconds => "ms CPU",
+            Self::Mebibytes => "MiB",
         }
     }
 }
@@ -81,7 +84,9 @@ impl Row {
     fn ratio(&self, peer: &Series) -> f64 {
         match self.unit {
             Unit::MebibytesPerSecond => self.ours.median() / peer.median(),
-            Unit::Seconds | Unit::CpuMilliseconds => peer.median() / self.ours.median(),
+            Unit::Seconds | Unit::CpuMilliseconds | Unit::Mebibytes => {
+                peer.median() / self.ours.median()
+            }
         }
     }
 

@@ -10,6 +10,8 @@ use std::process::Stdio;
 /// What of the project is to be on the path of the command.
 #[derive(Default)]
 pub(crate) struct Programs {
+    /// Whose programs come along; all of the workspace's if empty.
+    pub(crate) packages: Vec<String>,
     /// Built in the release profile instead of the development one.
     pub(crate) release: bool,
     /// Packages whose test programs come along, under the names of their targets.
@@ -32,7 +34,14 @@ impl Programs {
     /// Builds what is asked for and lists it.
     pub(crate) fn collect(&self, base: &Base) -> Outcome<Payload> {
         let mut files = Vec::new();
-        let mut programs = self.build(&["--workspace", "--bins", "--exclude", "xtask"])?;
+        let mut programs = if self.packages.is_empty() {
+            self.build(&["--workspace", "--bins", "--exclude", "xtask"])?
+        } else {
+            Vec::new()
+        };
+        for package in &self.packages {
+            programs.extend(self.build(&["--package", package, "--bins"])?);
+        }
         for example in &self.examples {
             let Some((package, name)) = example.split_once(':') else {
                 return fail(format_args!(
