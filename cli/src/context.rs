@@ -64,6 +64,8 @@ impl Context {
             state_dir: self.settings.state_dir.clone(),
             backing_dirs: self.settings.backing_dirs.clone(),
             read_only: self.consent.dry_run,
+            programs: std::env::var_os("CENOTE_PROGRAMS").map(PathBuf::from),
+            allow_emulation: std::env::var_os("CENOTE_ALLOW_EMULATION").is_some(),
             ..NodeOptions::default()
         })
     }

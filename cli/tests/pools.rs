@@ -231,7 +231,8 @@ fn every_change_was_tried_dry() {
     let source = include_str!("pools.rs").to_owned()
         + include_str!("volumes.rs")
         + include_str!("chains.rs")
-        + include_str!("domains.rs");
+        + include_str!("domains.rs")
+        + include_str!("kvm_domains.rs");
     for entry in cenote::verbs::all() {
         if entry.kind == cenote::verb::Kind::Change && entry.name != "pool-create-as" {
             assert!(

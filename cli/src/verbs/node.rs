@@ -27,7 +27,13 @@ pub(super) struct EventVerb {
     /// Show when each event happened
     #[arg(long)]
     timestamp: bool,
-    /// Only events of this kind, such as pool-started; may be repeated
+    /// Only events about this domain, pool or volume
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
+    /// Events of every kind; this is the default
+    #[arg(long, conflicts_with = "kinds")]
+    all: bool,
+    /// Only events of this kind, such as lifecycle or pool-started; may be repeated
     #[arg(long = "event", value_name = "KIND")]
     kinds: Vec<String>,
     /// Begin with the events after this number of the log, rather than with new ones
@@ -51,6 +57,11 @@ impl Verb for EventVerb {
 
     fn run(self, context: &Context) -> Result<()> {
         let node = context.node()?;
+        // A UUID or id means the domain's name; one that is gone has its name in the log.
+        let subject = self.domain.as_ref().map(|key| match node.domain(key) {
+            Ok(info) => info.name,
+            Err(_) => key.clone(),
+        });
         let mut watcher = node.watch_events(self.after)?;
         let deadline = self
             .timeout
@@ -67,7 +78,10 @@ impl Verb for EventVerb {
                     .next("cenote event --after 0 --loop --timeout 0"));
             }
             for event in events {
-                if self.kinds.is_empty() || self.kinds.contains(&event.kind) {
+                let about = subject
+                    .as_ref()
+                    .is_none_or(|subject| *subject == event.subject);
+                if about && (self.kinds.is_empty() || self.kinds.contains(&event.kind)) {
                     self.print(context, event)?;
                     if !self.repeat {
                         return Ok(());

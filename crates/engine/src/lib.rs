@@ -17,6 +17,10 @@
 //! - Volumes: [`Node::resolve_volume`] turns what a user typed (a bare name,
 //!   `pool/name`, a path or a key) into a [`VolumeId`]; `Node::volume_*` take
 //!   that.
+//! - Domains: `Node::domain_*` ([`Node::domains`], [`Node::domain_define`],
+//!   [`Node::domain_start`], ...). They take the name, the UUID or the id of a domain. One that
+//!   runs is owned by a process of its own, the program `cenote-supervisor`, which is
+//!   [`supervisor_main`].
 //! - [`Node::events`] reads the event log, [`Node::watch_events`] waits on it
 //!   without polling.
 //! - [`Node::jobs`] lists long operations, running and finished.
@@ -49,13 +53,14 @@ mod plan;
 mod pools;
 mod records;
 mod state;
+mod supervisor;
 mod volumes;
 mod wipes;
 
 pub use domains::{
-    Amount, Cause, CrashedReason, DefineOptions, DomainInfo, DomainState, Error as DomainError,
-    PausedReason, RunningReason, Scope, ShutOffReason, ShutdownReason, UndefineOptions, Undefined,
-    XmlOptions,
+    Amount, Cause, ConsoleStream, CrashedReason, DefineOptions, DomainInfo, DomainState,
+    Error as DomainError, Hold, PausedReason, Resumption, RunStats, RunningReason, Scope,
+    ShutOffReason, ShutdownReason, StartOptions, Started, UndefineOptions, Undefined, XmlOptions,
 };
 pub use error::{Error, Result};
 pub use events::{Event, EventWatcher};
@@ -64,6 +69,7 @@ pub use journal::{Repair, RepairOutcome};
 pub use node::Node;
 pub use paths::NodeOptions;
 pub use pools::{PoolInfo, PoolRefresh, PoolState};
+pub use supervisor::main as supervisor_main;
 
 pub use volumes::{
     AfterCommit, ChainNode, CloneSettings, Compression, NewBacking, NewVolume, Preallocation,

@@ -25,6 +25,8 @@ pub struct Node {
     layers: LayerCache,
     backing_dirs: Vec<PathBuf>,
     usages: Vec<Arc<dyn Usage>>,
+    programs: Option<PathBuf>,
+    allow_emulation: bool,
     /// Where a read-only node keeps its copy of the state.
     scratch: Option<tempfile::TempDir>,
 }
@@ -51,6 +53,8 @@ impl Node {
             layers: LayerCache::default(),
             backing_dirs: options.backing_dirs.clone(),
             usages: Vec::new(),
+            programs: options.programs.clone(),
+            allow_emulation: options.allow_emulation,
             scratch: None,
         };
         for dir in [node.operations_dir(), node.runtime_dir.clone()] {
@@ -85,6 +89,8 @@ impl Node {
             layers: LayerCache::default(),
             backing_dirs: options.backing_dirs.clone(),
             usages: Vec::new(),
+            programs: options.programs.clone(),
+            allow_emulation: options.allow_emulation,
             scratch: Some(scratch),
         };
         let operations = node.operations_dir();
@@ -171,6 +177,14 @@ impl Node {
 
     pub(crate) fn backing_dirs(&self) -> &[PathBuf] {
         &self.backing_dirs
+    }
+
+    pub(crate) fn programs_dir(&self) -> Option<&Path> {
+        self.programs.as_deref()
+    }
+
+    pub(crate) fn allows_emulation(&self) -> bool {
+        self.allow_emulation
     }
 
     pub(crate) fn layers(&self) -> &LayerCache {

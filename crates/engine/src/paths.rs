@@ -19,6 +19,12 @@ pub struct NodeOptions {
     /// Directories beside those of the pools that backing and data files of
     /// volumes may lie in. `/` allows all.
     pub backing_dirs: Vec<PathBuf>,
+    /// Directory of `cenote-supervisor` and `cenote-vmm`. `None`: beside the running program,
+    /// where packages put them, or on the path.
+    pub programs: Option<PathBuf>,
+    /// Lets a host without virtualization extensions run 16- and 32-bit test guests in KVM's
+    /// emulator.
+    pub allow_emulation: bool,
     /// Leaves interrupted operations as they are instead of repairing them;
     /// for diagnosis.
     pub skip_repair: bool,

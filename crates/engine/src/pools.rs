@@ -584,7 +584,6 @@ impl Node {
         if !fresh {
             return Ok(());
         }
-        self.note_boot_of_domains()?;
         for row in self
             .pool_rows()?
             .iter()
@@ -594,7 +593,7 @@ impl Node {
                 tracing::warn!(pool = row.name(), %error, "cannot autostart a pool");
             }
         }
-        Ok(())
+        self.note_boot_of_domains()
     }
 }
 

@@ -31,6 +31,9 @@ struct Arguments {
     /// With --check and --restore: read all of the saved memory and verify it
     #[arg(long, requires = "check", requires = "restore")]
     verify: bool,
+    /// Be killed by the kernel when the process with this number, which is to be the parent, ends
+    #[arg(long, value_name = "PID")]
+    with_parent: Option<i32>,
     /// Whether the monitor gives up its rights before the guest starts. Anything but 'on' is for
     /// finding faults: 'log' lets forbidden system calls pass and has the kernel log them
     #[arg(long, value_name = "MODE", default_value = "on")]
@@ -112,6 +115,9 @@ fn start(arguments: &Arguments, mut description: Description) -> Result<Machine,
         Some(inherited) => Some(OwnedFd::from(inherited.create("control socket")?).into()),
     };
     enter_sandbox(arguments.sandbox, &description)?;
+    if let Some(parent) = arguments.with_parent {
+        end_with(parent)?;
+    }
 
     let machine = Machine::build(&host, &description, saved.as_ref())?;
     if let Some(listener) = listener {
@@ -146,6 +152,18 @@ fn check(arguments: &Arguments, description: &Description) -> Result<u8, Box<dyn
         println!("sandbox lacks: {line}");
     }
     Ok(0)
+}
+
+/// Has the kernel kill this process when its parent ends (`PR_SET_PDEATHSIG`). To be called when
+/// the process is who it will be: the kernel forgets it when a process changes its user.
+fn end_with(parent: i32) -> Result<(), Box<dyn Error>> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // It may have ended before that.
+    let now = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    if now != parent {
+        return Err(format!("process {parent} is not the parent, {now} is").into());
+    }
+    Ok(())
 }
 
 fn enter_sandbox(

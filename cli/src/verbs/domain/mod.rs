@@ -1,8 +1,11 @@
 //! Commands on domains.
 
+mod console;
 mod define;
 mod edit;
+mod life;
 mod read;
+mod save;
 mod words;
 
 use cenote_engine::Scope;
@@ -23,6 +26,27 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry::of::<read::DomBlkList>(),
     Entry::of::<read::DomIfList>(),
     Entry::of::<read::VcpuCount>(),
+    Entry::of::<life::Start>(),
+    Entry::of::<life::Create>(),
+    Entry::of::<life::Shutdown>(),
+    Entry::of::<life::Reboot>(),
+    Entry::of::<life::Reset>(),
+    Entry::of::<life::Stop>(),
+    Entry::of::<life::Destroy>(),
+    Entry::of::<life::Suspend>(),
+    Entry::of::<life::Resume>(),
+    Entry::of::<console::ConsoleVerb>(),
+    Entry::of::<console::Logs>(),
+    Entry::of::<save::Save>(),
+    Entry::of::<save::Restore>(),
+    Entry::of::<save::ManagedSave>(),
+    Entry::of::<save::ManagedSaveRemove>(),
+    Entry::of::<save::ManagedSaveDumpXml>(),
+    Entry::of::<save::ManagedSaveDefine>(),
+    Entry::of::<save::ManagedSaveEdit>(),
+    Entry::of::<save::SaveImageDumpXml>(),
+    Entry::of::<save::SaveImageDefine>(),
+    Entry::of::<save::SaveImageEdit>(),
     Entry::of::<define::Define>(),
     Entry::of::<define::Undefine>(),
     Entry::of::<define::DomRename>(),

@@ -37,7 +37,6 @@ pub enum Cause {
 }
 
 /// An event of a domain's life.
-#[expect(dead_code, reason = "domains cannot be started yet")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lifecycle {
     DefinedAdded,
@@ -116,7 +115,6 @@ pub(crate) fn append(
 }
 
 /// Adds the event of a guest that was reset and runs on.
-#[expect(dead_code, reason = "domains cannot be started yet")]
 pub(crate) fn append_reboot(
     transaction: &Transaction<'_>,
     subject: Subject<'_>,

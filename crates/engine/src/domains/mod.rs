@@ -6,19 +6,25 @@
 //! live, and buries those that lost theirs.
 
 mod change;
-mod define;
+pub(crate) mod define;
 mod error;
+mod launch;
+mod life;
 pub(crate) mod lifecycle;
 pub(crate) mod lock;
 pub(crate) mod paths;
 mod read;
+pub(crate) mod save;
 pub(crate) mod state;
 pub(crate) mod table;
-mod truth;
+pub(crate) mod translate;
+pub(crate) mod truth;
+mod wait;
 
 pub use change::{Amount, Scope};
 pub use define::{DefineOptions, UndefineOptions, Undefined};
 pub use error::Error;
+pub use life::{ConsoleStream, Hold, Resumption, RunStats, StartOptions, Started};
 pub use lifecycle::Cause;
 pub use read::{DomainInfo, XmlOptions};
 pub use state::{

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+use crate::error::{Error, Result};
 use crate::node::Node;
+
+/// So much of a name fits into a file's name beside the UUID.
+const LONGEST_NAME: usize = 200;
 
 impl Node {
     /// Directory of locks and of what runs.
@@ -10,14 +14,36 @@ impl Node {
         self.runtime_dir().join("domains")
     }
 
-    /// Directory of a running domain: its sockets, its machine description.
-    pub(crate) fn run_dir(&self, name: &str) -> PathBuf {
-        self.domains_dir().join(name)
+    /// Directory of a running domain: its sockets, its machine description. The name in it is
+    /// for whoever lists processes, the UUID keeps two of one name apart.
+    pub(crate) fn run_dir(&self, uuid: &str, name: &str) -> PathBuf {
+        let mut end = name.len().min(LONGEST_NAME);
+        while !name.is_char_boundary(end) {
+            end = end.saturating_sub(1);
+        }
+        let shown = name.get(..end).unwrap_or_default();
+        self.domains_dir().join(format!("{shown}.{uuid}"))
     }
 
     /// Directory of a domain's logs. They outlive the domain, as libvirt's do.
     pub fn domain_log_dir(&self, name: &str) -> PathBuf {
         self.state_dir().join("log").join(name)
+    }
+
+    /// Removes a domain's logs.
+    ///
+    /// # Errors
+    /// They cannot be removed.
+    pub fn domain_remove_logs(&self, name: &str) -> Result<()> {
+        let path = self.domain_log_dir(name);
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Io {
+                action: "remove the logs in",
+                path,
+                source,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Directory of managed saves.

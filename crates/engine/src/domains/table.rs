@@ -139,7 +139,6 @@ pub(crate) fn documents(state: &State, id: i64) -> Result<Option<Documents>> {
 }
 
 /// Sets the state of a domain that runs.
-#[expect(dead_code, reason = "domains cannot be started yet")]
 pub(crate) fn set_state(
     transaction: &Transaction<'_>,
     id: i64,
@@ -173,7 +172,6 @@ pub(crate) fn set_stopped(
 }
 
 /// The next id of a running domain; counted from 1 since the host was booted.
-#[expect(dead_code, reason = "domains cannot be started yet")]
 pub(crate) fn next_run(transaction: &Transaction<'_>) -> rusqlite::Result<u32> {
     let next: u32 = transaction.query_row(
         "INSERT INTO node (key, value) VALUES ('domain-id', '1')

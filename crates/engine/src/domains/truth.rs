@@ -1,10 +1,12 @@
 //! Finding domains whose supervisor died, and burying them.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::life::StartOptions;
 use super::lifecycle::{self, Cause, Lifecycle};
 use super::lock;
 use super::state::ShutOffReason;
@@ -31,7 +33,7 @@ impl Node {
         }
         if !self.is_read_only() {
             // The kernel kills it with its supervisor; the next start must not meet its locks.
-            end_monitor(&self.run_dir(&row.name));
+            end_monitor(&self.run_dir(&row.uuid, &row.name));
         }
         let buried = self.state().write("record a domain's end", |transaction| {
             // Another process may have been faster, or have started it again.
@@ -53,10 +55,16 @@ impl Node {
         Ok(buried)
     }
 
-    /// After the host booted nothing runs any more.
+    /// After the host booted nothing runs any more; domains marked for it are started.
     pub(crate) fn note_boot_of_domains(&self) -> Result<()> {
         for row in table::all(self.state())? {
             self.bury(&row, Cause::HostReboot)?;
+        }
+        for row in table::all(self.state())?.iter().filter(|row| row.autostart) {
+            let started = self.start(&row.uuid, StartOptions::default(), Cause::Autostart);
+            if let Err(error) = started {
+                tracing::warn!(domain = row.name, %error, "cannot autostart a domain");
+            }
         }
         Ok(())
     }
@@ -98,6 +106,9 @@ pub(crate) fn start_time(pid: Pid) -> Option<String> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(19).map(str::to_owned)
 }
+
+/// How long the life lock of a domain that has just ended may still be held.
+pub(crate) const LAST_BREATH: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
