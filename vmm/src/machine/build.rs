@@ -9,6 +9,7 @@ use super::{
     device_thread::{DeviceThread, Input},
     devices,
     gate::Gate,
+    nics,
     run::{MachineError, Reporter, Starter, run_vcpu},
     timers::Timers,
 };
@@ -75,6 +76,9 @@ pub enum BuildError {
     /// A console port cannot be used.
     #[error(transparent)]
     Port(#[from] super::PortError),
+    /// A network card cannot be used.
+    #[error(transparent)]
+    Nic(#[from] super::NicDescriptionError),
     /// The devices cannot be wired.
     #[error(transparent)]
     Board(#[from] BoardError),
@@ -226,6 +230,7 @@ impl Machine {
         }
 
         let disks = devices::add_devices(&mut board, &vm, description, &wiring.events)?;
+        nics::add(&mut board, &vm, &description.nics)?;
 
         let mut inputs = Vec::new();
         if let Some(serial) = &board.serial {

@@ -4,6 +4,7 @@
 //! monitor is given descriptors.
 
 use super::drives::{DisplayDescription, DriveDescription, DriveDescriptions};
+use super::nics::{self, NicDescription, NicDescriptionError};
 use super::{
     disks::{self, DiskDescription, DiskDescriptionError},
     ports::{self, PortDescription, PortError},
@@ -69,6 +70,9 @@ pub struct Description {
     /// Whether the guest is given random numbers of the host's.
     #[serde(default)]
     pub rng: bool,
+    /// Network cards, in the order of their slots unless these are given.
+    #[serde(default)]
+    pub nics: Vec<NicDescription>,
     /// Whether the guest can report a crash through pvpanic.
     #[serde(default = "yes")]
     pub pvpanic: bool,
@@ -325,6 +329,9 @@ pub enum DescriptionError {
     /// A console port cannot be used.
     #[error(transparent)]
     Port(Box<PortError>),
+    /// A network card cannot be used.
+    #[error(transparent)]
+    Nic(#[from] Box<NicDescriptionError>),
     /// Two devices want the terminal.
     #[error("only one device can have 'stdio': give the debug console a file")]
     StdioTwice,
@@ -405,6 +412,7 @@ impl Description {
         self.check_boot_indexes()?;
         disks::check(&self.disks).map_err(|error| DescriptionError::Disk(Box::new(error)))?;
         ports::check(&self.ports).map_err(|error| DescriptionError::Port(Box::new(error)))?;
+        nics::check(&self.nics).map_err(Box::new)?;
         let on_terminal = |device: &Option<SerialDescription>| matches!(device, Some(device) if device.backend == CharDevice::Stdio);
         if on_terminal(&self.serial) && on_terminal(&self.debug_console) {
             return Err(DescriptionError::StdioTwice);

@@ -17,6 +17,7 @@ mod devices;
 pub mod disks;
 mod drives;
 mod gate;
+pub mod nics;
 pub mod ports;
 mod report;
 mod run;
@@ -35,6 +36,7 @@ pub use drives::{
     CdromDescription, DisplayDescription, DriveDescription, DriveDescriptions, DriveError,
     IdeDiskDescription,
 };
+pub use nics::{DescriptorNumber, NicBackend, NicDescription, NicDescriptionError};
 pub use ports::{PortBackend, PortDescription, PortError};
 pub use report::{ExitCause, ExitReport};
 pub use run::{Command, CommandError, Machine, MachineError, Remote, RunState, Status, StopReason};

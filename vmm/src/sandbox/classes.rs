@@ -240,6 +240,13 @@ fn devices() -> impl Iterator<Item = Allowed> {
         .map(|request| with(libc::SYS_ioctl, &[Argument::Is(1, request)]))
 }
 
+/// What the driver of a network card decides of its tap: offloads, and which queues take part.
+fn taps() -> impl Iterator<Item = Allowed> {
+    [libc::TUNSETOFFLOAD, libc::TUNSETQUEUE]
+        .into_iter()
+        .map(|request| with(libc::SYS_ioctl, &[Argument::Is(1, request)]))
+}
+
 /// Queues of requests to the kernel that were set up before.
 const RINGS: &[i64] = &[
     libc::SYS_epoll_ctl,
@@ -261,7 +268,10 @@ impl Class {
     pub(super) fn allowed(self) -> Vec<Allowed> {
         let mut allowed = every();
         match self {
-            Self::Vcpu => allowed.extend(RUNNING.iter().copied().map(kvm)),
+            Self::Vcpu => {
+                allowed.extend(RUNNING.iter().copied().map(kvm));
+                allowed.extend(taps());
+            }
             Self::Device => allowed.extend(interrupts()),
             Self::Control => allowed.extend(free(&[
                 libc::SYS_accept4,
@@ -279,6 +289,7 @@ impl Class {
                 allowed.extend(files());
                 allowed.extend(free(RINGS));
                 allowed.extend(free(SOCKETS));
+                allowed.extend(taps());
                 allowed.extend(interrupts());
             }
             Self::Disk => {

@@ -81,6 +81,7 @@ pub(crate) fn machine(document: &Domain, allow_emulation: bool) -> Result<Machin
         user: None,
         ide: DriveDescriptions::new(),
         disks: Vec::new(),
+        nics: Vec::new(),
         ports: Vec::new(),
         rng: !document.devices.rngs.is_empty(),
         display: None,
