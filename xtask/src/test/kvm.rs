@@ -9,7 +9,7 @@
 use super::{SEED, Steps};
 use crate::lab;
 use crate::setup::{self, Group};
-use crate::shell::{Context, Outcome, cargo, fail, workspace};
+use crate::shell::{Context, Failure, Outcome, cargo, fail, workspace};
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,7 +68,12 @@ pub(super) fn run(steps: &mut Steps) -> Outcome<()> {
             timeout: LAB_TIME,
             ..lab::Run::default()
         };
-        match run.run()? {
+        let status = run.run().or_else(|Failure(why)| {
+            // An emulated host now and then dies of itself; suites that fail have a status.
+            println!("{why}\nno status came back; the suites run once more");
+            run.run()
+        })?;
+        match status {
             0 => Ok(()),
             code => fail(format_args!(
                 "a suite in the lab ended with status {code}; what it left is in target/lab/last"
