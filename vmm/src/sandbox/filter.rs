@@ -227,7 +227,6 @@ mod tests {
                 libc::SYS_fork,
                 libc::SYS_vfork,
                 libc::SYS_ptrace,
-                libc::SYS_io_uring_setup,
                 libc::SYS_kill,
                 libc::SYS_mount,
                 libc::SYS_bpf,
@@ -237,6 +236,8 @@ mod tests {
             let run = [0, 0xae80, 0, 0, 0, 0];
             let runs = [Class::Vcpu, Class::Machine].contains(class);
             assert_eq!(may(libc::SYS_ioctl, run), runs, "{class:?}");
+            let decides = *class == Class::Machine;
+            assert_eq!(may(libc::SYS_io_uring_setup, [0; 6]), decides, "{class:?}");
             let executable = [0, 0, libc::PROT_EXEC as u64, 0, 0, 0];
             assert!(may(libc::SYS_mmap, [0; 6]) && !may(libc::SYS_mmap, executable));
             // A process, as fork makes one.
