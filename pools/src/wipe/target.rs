@@ -6,9 +6,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cenote_image::storage::Storage;
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::buffer::{ALIGNMENT, Buffer};
@@ -108,9 +110,7 @@ impl Target {
             Kind::BlockDevice => OFlags::empty(),
         };
         let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = |flags| -> io::Result<File> {
-            Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
-        };
+        let open = |flags| open_patiently(path, flags);
         let (file, direct) = match open(flags | extra | OFlags::DIRECT) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (
                 open(flags | extra).map_err(|error| open_error(path, error))?,
@@ -309,6 +309,24 @@ fn open_error(path: &Path, error: io::Error) -> Error {
             },
         ),
         _ => Error::io(path, "open for writing")(error),
+    }
+}
+
+/// Looks at a claimed device; about half a second in all.
+const CLAIM_LOOKS: u32 = 25;
+const CLAIM_PAUSE: Duration = Duration::from_millis(20);
+
+/// Opens `path`. Whoever sets up or looks at a device claims it for a moment,
+/// as losetup does with the one it tries; only a claim that stays is a use.
+fn open_patiently(path: &Path, flags: OFlags) -> io::Result<File> {
+    let mut looks = CLAIM_LOOKS;
+    loop {
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(file) => return Ok(file.into()),
+            Err(Errno::BUSY) if looks > 0 => looks -= 1,
+            Err(error) => return Err(error.into()),
+        }
+        std::thread::sleep(CLAIM_PAUSE);
     }
 }
 
