@@ -46,10 +46,13 @@ impl Drop for Bench {
 }
 
 fn options(dir: &Path) -> NodeOptions {
-    let programs = Path::new(env!("CARGO_BIN_EXE_cenote-supervisor")).parent();
-    let in_lab = std::env::var_os("CENOTE_LAB").is_some();
+    // In the lab the programs' own test harnesses lie beside this one, under the same names.
+    let programs = match std::env::var_os("CENOTE_LAB") {
+        Some(_) => Some(Path::new("/lab/bin")),
+        None => Path::new(env!("CARGO_BIN_EXE_cenote-supervisor")).parent(),
+    };
     NodeOptions {
-        programs: programs.filter(|_| !in_lab).map(Path::to_owned),
+        programs: programs.map(Path::to_owned),
         allow_emulation: true,
         ..NodeOptions::in_dir(dir.join("state"))
     }
