@@ -7,7 +7,9 @@ use cenote_vmm::{
     snapshot::{SnapshotError, SnapshotFile},
 };
 use clap::Parser;
-use std::{error::Error, io::Write as _, os::fd::OwnedFd, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error, io::Write as _, os::fd::OwnedFd, path::PathBuf, process::ExitCode, time::Duration,
+};
 
 /// Runs one virtual machine on KVM.
 ///
@@ -75,6 +77,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// How long the end waits for answers that nobody reads.
+const ANSWERS: Duration = Duration::from_secs(1);
+
 fn run(arguments: &Arguments) -> Result<u8, Box<dyn Error>> {
     let description = Description::read(&arguments.machine)?;
     if arguments.check {
@@ -94,6 +99,7 @@ fn run(arguments: &Arguments) -> Result<u8, Box<dyn Error>> {
         file.write_all(text.as_bytes())
             .map_err(|error| format!("exit report: {error}"))?;
     }
+    control::finish_answers(ANSWERS);
     if report.cause == ExitCause::MonitorError {
         let detail = report.detail.as_deref().unwrap_or("no detail");
         let _ = writeln!(

@@ -23,6 +23,7 @@ use crate::{
 use cenote_image::Format;
 use connection::Connection;
 pub(super) use connection::MOST_DESCRIPTORS;
+use parking_lot::{Condvar, Mutex};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
@@ -31,6 +32,7 @@ use std::{
     os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     thread,
+    time::{Duration, Instant},
 };
 use tokio::net::{UnixListener, UnixStream};
 
@@ -140,6 +142,35 @@ pub fn serve(
     Ok(())
 }
 
+/// Requests that were read and whose answers are not sent, in this process.
+static UNANSWERED: Mutex<usize> = Mutex::new(0);
+static ANSWERED: Condvar = Condvar::new();
+
+/// A request that is to be answered.
+struct Unanswered;
+
+impl Unanswered {
+    fn new() -> Self {
+        *UNANSWERED.lock() += 1;
+        Self
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        *UNANSWERED.lock() -= 1;
+        ANSWERED.notify_all();
+    }
+}
+
+/// Waits until all requests are answered, those that have ended the machine among them, but for
+/// `bound` at most: nobody has to read an answer.
+pub fn finish_answers(bound: Duration) {
+    let end = Instant::now() + bound;
+    let mut unanswered = UNANSWERED.lock();
+    while *unanswered > 0 && !ANSWERED.wait_until(&mut unanswered, end).timed_out() {}
+}
+
 async fn accept(listener: std::os::unix::net::UnixListener, remote: Remote) {
     let listener = match UnixListener::from_std(listener) {
         Ok(listener) => listener,
@@ -172,6 +203,7 @@ async fn answer_all(stream: UnixStream, remote: Remote) {
                 return;
             }
         };
+        let _unanswered = Unanswered::new();
         let mut text = answer(&line, &mut connection, &remote).await;
         text.push('\n');
         if connection.send(text.as_bytes()).await.is_err() || line.last() != Some(&b'\n') {
