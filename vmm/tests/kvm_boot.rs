@@ -96,8 +96,11 @@ fn a_saved_kernel_goes_on_counting_three_times() {
     let command = "i=0; while :; do echo count $i; i=$((i+1)); sleep 0.1; done";
     let guest = Guest::kernel("vmlinux-cloud", command, 2, 256 * MIB);
     let counts = |output: &str| -> Vec<u32> {
-        output
-            .lines()
+        // A line without its end may be half of a number.
+        let whole = output
+            .split_inclusive('\n')
+            .filter_map(|line| line.strip_suffix('\n'));
+        whole
             .filter_map(|line| line.trim_end().strip_prefix("count ")?.parse().ok())
             .collect()
     };
