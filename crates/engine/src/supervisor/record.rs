@@ -3,7 +3,7 @@
 
 use cenote_model::Document as _;
 use cenote_model::domain::Domain;
-use rusqlite::params;
+use rusqlite::{Transaction, params};
 
 use super::protocol::Order;
 use crate::domains::define::check_identity;
@@ -111,6 +111,30 @@ impl<'n> Record<'n> {
         }
     }
 
+    /// Makes a change of the domain, and wakes those who watch it.
+    fn write(
+        &self,
+        action: &'static str,
+        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<()> {
+        self.node.state().write(action, change)?;
+        self.node.wake();
+        Ok(())
+    }
+
+    fn append(
+        &self,
+        transaction: &Transaction<'_>,
+        events: &[Lifecycle],
+        cause: Cause,
+        note: Option<&str>,
+    ) -> rusqlite::Result<()> {
+        for event in events {
+            lifecycle::append(transaction, self.subject(), *event, cause, note)?;
+        }
+        Ok(())
+    }
+
     /// Records another state of the running domain.
     pub(crate) fn state(
         &self,
@@ -119,17 +143,10 @@ impl<'n> Record<'n> {
         cause: Cause,
         note: Option<&str>,
     ) -> Result<()> {
-        self.node
-            .state()
-            .write("record a domain's state", |transaction| {
-                table::set_state(transaction, self.row, state)?;
-                for event in events {
-                    lifecycle::append(transaction, self.subject(), *event, cause, note)?;
-                }
-                Ok(())
-            })?;
-        self.node.wake();
-        Ok(())
+        self.write("record a domain's state", |transaction| {
+            table::set_state(transaction, self.row, state)?;
+            self.append(transaction, events, cause, note)
+        })
     }
 
     /// Records that the guest was reset, or started again, and runs on.
@@ -139,17 +156,11 @@ impl<'n> Record<'n> {
         before: &[Lifecycle],
         cause: Cause,
     ) -> Result<()> {
-        self.node
-            .state()
-            .write("record a domain's reboot", |transaction| {
-                table::set_state(transaction, self.row, state)?;
-                for event in before {
-                    lifecycle::append(transaction, self.subject(), *event, cause, None)?;
-                }
-                lifecycle::append_reboot(transaction, self.subject(), cause)
-            })?;
-        self.node.wake();
-        Ok(())
+        self.write("record a domain's reboot", |transaction| {
+            table::set_state(transaction, self.row, state)?;
+            self.append(transaction, before, cause, None)?;
+            lifecycle::append_reboot(transaction, self.subject(), cause)
+        })
     }
 
     /// Records that the domain ended; a transient one is forgotten.
@@ -160,17 +171,10 @@ impl<'n> Record<'n> {
         cause: Cause,
         note: Option<&str>,
     ) -> Result<()> {
-        self.node
-            .state()
-            .write("record a domain's end", |transaction| {
-                table::set_stopped(transaction, self.row, reason)?;
-                for event in events {
-                    lifecycle::append(transaction, self.subject(), *event, cause, note)?;
-                }
-                Ok(())
-            })?;
-        self.node.wake();
-        Ok(())
+        self.write("record a domain's end", |transaction| {
+            table::set_stopped(transaction, self.row, reason)?;
+            self.append(transaction, events, cause, note)
+        })
     }
 }
 
