@@ -32,7 +32,7 @@ in target/lab/last/out afterwards, the host's console in target/lab/last/console
   --example PACKAGE:NAME  put an example of PACKAGE on the path
   --with PATH             copy a file or folder to /lab/payload/with/ (may be repeated)
   --user                  run COMMAND as the user `lab` instead of root
-  --cpus N                virtual CPUs of the emulated host (2)
+  --cpus N                virtual CPUs of the emulated host (1)
   --memory MIB            its memory (4096)
   --timeout SECONDS       end it after this time with status 124 (1200)";
 
@@ -52,7 +52,8 @@ pub(crate) struct Run {
     pub(crate) rebuild: bool,
     /// Whether the command runs as user 1000 instead of root.
     pub(crate) as_user: bool,
-    /// Virtual CPUs of the emulated host.
+    /// Virtual CPUs of the emulated host. One is the default: with two, QEMU's emulation of
+    /// nested paging corrupts memory now and then (docs/lab.md).
     pub(crate) cpus: u32,
     /// Memory of the emulated host in MiB.
     pub(crate) memory: u32,
@@ -67,7 +68,7 @@ impl Default for Run {
             programs: Programs::default(),
             rebuild: false,
             as_user: false,
-            cpus: 2,
+            cpus: 1,
             memory: 4096,
             timeout: Duration::from_secs(1200),
         }

@@ -17,8 +17,8 @@ use std::time::Duration;
 /// How long the suites may take in the lab altogether.
 const LAB_TIME: Duration = Duration::from_secs(1500);
 
-/// One guest at a time: two side by side now and then make the emulated host reset itself without
-/// a word.
+/// One guest at a time: the emulated host has one processor, and a guest that waits for another
+/// takes longer than its test's patience.
 const ONE_BY_ONE: &str = "--test-threads=1";
 
 /// Where suites with special needs run.
