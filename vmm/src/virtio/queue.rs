@@ -359,15 +359,17 @@ impl Virtqueue {
         }))
     }
 
-    /// Asks for notifications and says whether requests have come meanwhile, for which none may
-    /// come.
+    /// Asks to be notified of the next request that the driver makes, and says whether there are
+    /// some already, for which no notification may come.
     ///
     /// # Errors
     /// Never for a queue whose layout was checked.
     pub fn want_notifications(&mut self, memory: &GuestMemory) -> Result<bool, QueueError> {
         if self.event_index {
             let at = self.layout.used + 4 + u64::from(self.layout.size) * 8;
-            let next = self.position.next_available;
+            // Not the next one to be taken: a device that leaves some, because they are too few,
+            // would never hear of more.
+            let next = self.available_index(memory)?;
             self.store(memory, at, next, Ordering::Relaxed)?;
         } else {
             self.store(memory, self.layout.used, 0, Ordering::Relaxed)?;

@@ -130,6 +130,12 @@ impl DriverQueue {
         self.memory.write_obj(index, GuestAddress(at)).unwrap();
     }
 
+    /// The index of the request of which the device wants to be notified (with event indices).
+    pub(crate) fn wanted_notification(&self) -> u16 {
+        let at = self.layout.used + 4 + u64::from(self.layout.size) * 8;
+        self.memory.read_obj(GuestAddress(at)).unwrap()
+    }
+
     /// The device's used index.
     pub(crate) fn used_index(&self) -> u16 {
         self.memory

@@ -346,7 +346,7 @@ impl Net {
             if index == control && activation.features & F_CTRL_VQ != 0 {
                 let mut first = self.transmitters[0].handler();
                 first.take_control(memory.clone(), active, activation.features);
-            } else if index > control || (!several && index >= 2) {
+            } else if index >= control {
                 tracing::debug!(index, "the driver has enabled a queue that it cannot use");
             } else if index.is_multiple_of(2) {
                 self.shared.receivers.lock().push(active.kick.try_clone()?);

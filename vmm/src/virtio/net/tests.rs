@@ -245,6 +245,27 @@ fn what_finds_no_room_waits_for_it() {
 }
 
 #[test]
+fn buffers_that_are_too_few_are_not_taken_for_the_notification_of_more() {
+    let mut bench = bench(1);
+    let mut queues = bench.start(F_MRG_RXBUF | F_EVENT_INDEX);
+    for head in 0..3 {
+        queues[0].chain(head, &[], &[(BUFFERS + 0x1000 * u64::from(head), 2048)]);
+        queues[0].offer(head);
+    }
+    bench.driver.notify(0);
+    bench.give(0, &frame(MAC, 7000));
+    // A driver notifies only when it passes this index.
+    wait("the wish for a fourth buffer", || {
+        (queues[0].wanted_notification() == 3).then_some(())
+    });
+    queues[0].chain(3, &[], &[(BUFFERS + 0x3000, 2048)]);
+    queues[0].offer(3);
+    bench.driver.notify(0);
+    let used: Vec<_> = (0..4).map(|_| queues[0].wait_used()).collect();
+    assert_eq!(used[3], (3, 7012 - 3 * 2048));
+}
+
+#[test]
 fn without_merging_a_packet_that_is_too_long_is_lost() {
     let mut bench = bench(1);
     let mut queues = bench.start(0);
@@ -417,6 +438,16 @@ fn the_control_queue_is_where_a_simple_driver_looks() {
     let mut queues = bench.start(F_CTRL_VQ | F_CTRL_RX);
     let mut control = queues.remove(2);
     assert_eq!(bench.command(&mut control, 2, &[0, 0, 0]), 0);
+}
+
+#[test]
+fn a_control_queue_that_was_not_agreed_on_is_left_alone() {
+    for features in [F_MQ, F_MQ | F_MRG_RXBUF, 0] {
+        let mut bench = bench(3);
+        let mut queues = bench.start(features);
+        transmit(&mut bench, &mut queues[1], &frame(OTHER, 60));
+        assert_eq!(bench.wait_next(0).len(), 60);
+    }
 }
 
 #[test]
