@@ -1,4 +1,5 @@
-//! What the fuzz targets share: damaged images here, devices' registers in [`registers`].
+//! What the fuzz targets share: damaged images here, devices' registers in [`registers`],
+//! hostile drivers of virtio devices in [`virtio`].
 //!
 //! Random bytes are almost never an image, so an input is mostly a list of
 //! pokes into one of several valid images; its first byte chooses. Run with
@@ -6,6 +7,8 @@
 //! that inputs are long enough for pokes from the start.
 
 pub mod registers;
+pub mod source;
+pub mod virtio;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
