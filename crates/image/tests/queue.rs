@@ -256,6 +256,39 @@ fn many_queues() {
     }
 }
 
+/// A queue outlives its image: it goes on with an overlay on what was closed.
+#[test]
+fn from_an_image_to_its_overlay() {
+    let dir = directory();
+    let base = dir.path().join("base.qcow2");
+    tools::create(&base, "", "12M");
+    let first = open(&base, CacheMode::Writeback);
+    let mut queue = first.queue(32).unwrap();
+    let mut mirror = vec![0; 12 * MIB as usize];
+    churn(&mut queue, &mut mirror, 1, 300, 512);
+    let buffer = queue.buffer(4096);
+    queue.read(1, buffer, 0).unwrap();
+    assert!(matches!(queue.detach(), Err(Error::Invalid { .. })));
+    while queue.in_flight() > 0 {
+        assert!(queue.wait().unwrap().all(|done| done.result.is_ok()));
+    }
+    queue.detach().unwrap();
+    first.close().unwrap();
+    judge(&base, dir.path(), &mirror);
+    let buffer = queue.buffer(512);
+    let refused = queue.read(2, buffer, 0);
+    assert!(matches!(refused, Err(Error::OutOfRange { .. })));
+    let top = dir.path().join("top.qcow2");
+    let backing = ["-F", "qcow2", "-b", text(&base), text(&top)];
+    qemu_img(&[&["create", "-q", "-f", "qcow2"][..], &backing].concat());
+    let second = open(&top, CacheMode::None);
+    queue.attach(&second).unwrap();
+    churn(&mut queue, &mut mirror, 2, 300, 4096);
+    drop(queue);
+    second.close().unwrap();
+    judge(&top, dir.path(), &mirror);
+}
+
 #[test]
 fn refusals() {
     let dir = directory();

@@ -125,14 +125,10 @@ const STARTS: &[i64] = &[
     libc::SYS_set_robust_list,
 ];
 
-/// What only the thread that decides needs: the restriction of new threads, and queues of
-/// requests to the kernel for a disk that takes another's place. Such a queue could be asked for
-/// what this list forbids; the namespaces and Landlock stand behind it.
+/// What only the thread that decides needs, the restriction of new threads among it.
 const DECIDES: &[i64] = &[
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_wait,
-    libc::SYS_io_uring_register,
-    libc::SYS_io_uring_setup,
     libc::SYS_seccomp,
     libc::SYS_sysinfo,
 ];
@@ -239,7 +235,9 @@ fn taps() -> impl Iterator<Item = Allowed> {
         .map(|request| with(libc::SYS_ioctl, &[Argument::Is(1, request)]))
 }
 
-/// Queues of requests to the kernel that were set up before.
+/// Queues of requests to the kernel (io_uring). They were set up before, for reads and writes of
+/// what is open; the kernel refuses anything else. A queue that a thread could set up itself would
+/// do what these lists forbid.
 const RINGS: &[i64] = &[
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,

@@ -41,10 +41,11 @@ use std::sync::Arc;
 pub use buffers::IoBuffer;
 
 use crate::error::{Error, Result};
-use crate::image::{Driver, Image};
+use crate::image::{Driver, Image, OpenOptions};
+use crate::options::Format;
 use crate::qcow2::gate::Ticket;
 use crate::qcow2::write::Target;
-use crate::storage::{AlignedBuffer, Storage};
+use crate::storage::{AlignedBuffer, MemoryStorage, Storage};
 use buffers::Buffers;
 use plan::Piece;
 use pool::Pool;
@@ -123,6 +124,8 @@ impl Image {
     /// Opens a submission queue for up to `depth` requests in flight (1 to
     /// 1024). Each thread has its own.
     ///
+    /// Its io_uring can be asked for reads and writes of open files alone.
+    ///
     /// # Errors
     /// [`Error::Invalid`] for a depth out of range; [`Error::Io`] when the
     /// kernel has no io_uring for us.
@@ -133,6 +136,7 @@ impl Image {
                 format!("must be 1 to {MAX_DEPTH}"),
             ));
         }
+        // Linux before 5.10 cannot restrict one.
         let failed = |e| Error::io(self.path(), "open an io_uring", e);
         let pool = Pool::new().map_err(failed)?;
         let ring = Ring::new(depth, pool.event()).map_err(failed)?;
@@ -177,6 +181,38 @@ fn reach(image: &Image) -> (usize, bool) {
 }
 
 impl Queue {
+    /// Lets go of the image: nothing of it is used any more when this returns,
+    /// so that it can be closed. What the kernel and the system hold for the
+    /// queue stays; [`Queue::attach`] gives it an image again. Until then the
+    /// queue is one over an empty disk.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a request is in flight.
+    pub fn detach(&mut self) -> Result<()> {
+        let empty =
+            OpenOptions::new(Format::Raw).open_storage(Arc::new(MemoryStorage::new()), "-")?;
+        self.attach(&empty)?;
+        self.pool.end_threads();
+        Ok(())
+    }
+
+    /// Serves `image` from now on. No more is needed of the system than memory.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a request is in flight.
+    pub fn attach(&mut self, image: &Image) -> Result<()> {
+        if self.in_flight > 0 {
+            return Err(Error::invalid(
+                "submission queue",
+                "has requests in flight: collect their completions first",
+            ));
+        }
+        (self.alignment, self.straight) = reach(image);
+        self.direct = image.cache_mode().is_direct();
+        self.image = image.clone();
+        Ok(())
+    }
+
     /// Requests submitted whose completion was not handed out yet.
     pub fn in_flight(&self) -> usize {
         self.in_flight

@@ -170,8 +170,10 @@ impl Shared {
     }
 }
 
-impl Drop for Pool {
-    fn drop(&mut self) {
+impl Pool {
+    /// Waits for all work and ends the threads; they are started again when
+    /// there is more.
+    pub(super) fn end_threads(&mut self) {
         self.shared.jobs.lock().closing = true;
         self.shared.arrived.notify_all();
         for thread in self.threads.drain(..) {
@@ -179,5 +181,12 @@ impl Drop for Pool {
                 tracing::error!("a thread of the queue panicked");
             }
         }
+        self.shared.jobs.lock().closing = false;
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.end_threads();
     }
 }

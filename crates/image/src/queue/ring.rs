@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, types};
 
 use crate::queue::Direction;
@@ -23,7 +24,18 @@ pub(super) struct Transfer<'a> {
     pub(super) vectors: &'a [IoBuffer],
 }
 
-/// An io_uring whose entries carry a slot and a piece number.
+/// All that a ring is asked for.
+const OPERATIONS: [u8; 5] = [
+    opcode::Read::CODE,
+    opcode::Readv::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+    opcode::PollAdd::CODE,
+];
+
+/// An io_uring whose entries carry a slot and a piece number. It can be asked
+/// for reads and writes of what is open and nothing else, by whomever: in a
+/// process that filters system calls it is no way around the filter.
 pub(super) struct Ring {
     ring: IoUring,
     event: RawFd,
@@ -45,6 +57,7 @@ impl Ring {
         let build = |single: bool| {
             let mut builder = IoUring::builder();
             builder.setup_cqsize(entries * 4).setup_clamp();
+            builder.setup_r_disabled();
             if single {
                 builder.setup_coop_taskrun();
             }
@@ -52,6 +65,9 @@ impl Ring {
         };
         // Kernels before 5.19 do not know the flag.
         let ring = build(true).or_else(|_| build(false))?;
+        let mut allowed = OPERATIONS.map(Restriction::sqe_op);
+        ring.submitter().register_restrictions(&mut allowed)?;
+        ring.submitter().register_enable_rings()?;
         Ok(Ring {
             ring,
             event: event.as_raw_fd(),
@@ -181,5 +197,46 @@ pub(super) fn transfer_now(transfer: Transfer<'_>) -> io::Result<usize> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+
+    fn ask(ring: &mut Ring, entry: io_uring::squeue::Entry) -> i32 {
+        ring.push_entry(&entry.user_data(7)).unwrap();
+        loop {
+            ring.ring.submit_and_wait(1).unwrap();
+            if let Some(done) = ring.ring.completion().find(|done| done.user_data() == 7) {
+                return done.result();
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_reads_and_does_not_open_connect_or_learn() {
+        let event = eventfd(5, EventfdFlags::CLOEXEC).unwrap();
+        let mut ring = Ring::new(4, event.as_fd()).unwrap();
+        let mut word = [0u8; 8];
+        let file = types::Fd(event.as_raw_fd());
+        let read = opcode::Read::new(file, word.as_mut_ptr(), 8).build();
+        assert_eq!(ask(&mut ring, read), 8);
+        assert_eq!(u64::from_ne_bytes(word), 5);
+        let path = c"/dev/null".as_ptr();
+        let here = types::Fd(libc::AT_FDCWD);
+        for refused in [
+            opcode::OpenAt::new(here, path).build(),
+            opcode::UnlinkAt::new(here, c"/nothing/there".as_ptr()).build(),
+            opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),
+            opcode::Connect::new(file, std::ptr::null(), 0).build(),
+            opcode::Close::new(file).build(),
+            opcode::Nop::new().build(),
+        ] {
+            assert_eq!(ask(&mut ring, refused), -libc::EACCES);
+        }
+        let again = ring.ring.submitter().register_eventfd(event.as_raw_fd());
+        assert_eq!(again.unwrap_err().raw_os_error(), Some(libc::EACCES));
     }
 }

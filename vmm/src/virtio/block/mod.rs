@@ -349,11 +349,15 @@ impl Block {
         let Some(old) = self.disk.take() else {
             return Err(DiskError::Lost);
         };
-        for worker in &self.workers {
-            worker.handler().set_engine(None);
-        }
+        let detached = self
+            .workers
+            .iter()
+            .try_for_each(|worker| worker.handler().detach());
         let (mut retired, closed) = old.retire();
-        let opened = closed.and_then(|()| retired.replace(layers));
+        let opened = detached
+            .map_err(DiskError::from)
+            .and(closed)
+            .and_then(|()| retired.replace(layers));
         let changed = opened.and_then(|disk| self.adopt(disk));
         if let Err(error) = changed {
             let back = retired.reopen().and_then(|disk| self.adopt(disk));
@@ -374,14 +378,8 @@ impl Block {
                 old: self.shared.size,
             });
         }
-        let depth = self.shared.options.queue_size;
-        let engines: Result<Vec<_>, _> = self
-            .workers
-            .iter()
-            .map(|_| worker::engine(disk.image(), depth))
-            .collect();
-        for (worker, engine) in self.workers.iter().zip(engines?) {
-            worker.handler().set_engine(Some(engine));
+        for worker in &self.workers {
+            worker.handler().attach(disk.image())?;
         }
         self.disk = Some(disk);
         Ok(())

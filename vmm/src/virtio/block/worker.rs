@@ -55,6 +55,9 @@ pub(super) struct QueueWorker {
     shared: Arc<Shared>,
     /// None while the image is being changed, and after it was lost.
     engine: Option<Queue>,
+    /// The engine without an image, meanwhile: once the monitor is shut in, nobody could make
+    /// another one.
+    idle: Option<Queue>,
     active: Option<(GuestMemory, ActiveQueue)>,
     /// The guest has broken the queue, or the host the engine: no request is answered any more.
     broken: bool,
@@ -71,10 +74,11 @@ pub(super) struct QueueWorker {
 
 impl QueueWorker {
     pub(super) fn new(shared: Arc<Shared>, image: &Image) -> io::Result<Self> {
-        let engine = engine(image, shared.options.queue_size).map_err(io::Error::other)?;
         let depth = shared.options.queue_size.min(DEPTH);
+        let engine = image.queue(depth.into()).map_err(io::Error::other)?;
         Ok(Self {
             engine: Some(engine),
+            idle: None,
             shared,
             active: None,
             broken: false,
@@ -109,9 +113,26 @@ impl QueueWorker {
         Ok(())
     }
 
-    /// Changes the image's submission queue, at rest.
-    pub(super) fn set_engine(&mut self, engine: Option<Queue>) {
-        self.engine = engine;
+    /// Lets go of the image, at rest.
+    pub(super) fn detach(&mut self) -> Result<(), Error> {
+        let Some(mut engine) = self.engine.take() else {
+            return Ok(());
+        };
+        // Also when it fails: requests must not go where they went.
+        let detached = engine.detach();
+        self.idle = Some(engine);
+        detached
+    }
+
+    /// Serves `image` from now on, at rest.
+    pub(super) fn attach(&mut self, image: &Image) -> Result<(), Error> {
+        let mut engine = self.engine.take().or(self.idle.take()).ok_or_else(lost)?;
+        let attached = engine.attach(image);
+        match attached {
+            Ok(()) => self.engine = Some(engine),
+            Err(_) => self.idle = Some(engine),
+        }
+        attached
     }
 
     fn in_flight(&self) -> usize {
@@ -487,11 +508,6 @@ fn judge(shared: &Shared, work: &Work, error: &Error) -> Verdict {
     };
     tracing::error!(disk, %error, then, "a request failed");
     verdict
-}
-
-/// A submission queue for a queue of the guest of that size.
-pub(super) fn engine(image: &Image, queue_size: u16) -> Result<Queue, Error> {
-    image.queue(queue_size.min(DEPTH).into())
 }
 
 fn lost() -> Error {
