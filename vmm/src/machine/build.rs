@@ -10,6 +10,7 @@ use super::{
     devices,
     gate::Gate,
     nics,
+    notices::Notices,
     run::{MachineError, Reporter, Starter, run_vcpu},
     timers::Timers,
 };
@@ -186,6 +187,7 @@ impl Machine {
         let vcpus = vm.create_vcpus(host, description.vcpus, &description.cpu.masks)?;
         let gate = Gate::new(vcpus.iter().map(crate::kvm::Vcpu::kicker).collect());
         let (sender, messages) = mpsc::channel();
+        let notices = Notices::new();
 
         let clock = Arc::new(MachineClock::default());
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(resource("an event"))?;
@@ -230,7 +232,7 @@ impl Machine {
         }
 
         let disks = devices::add_devices(&mut board, &vm, description, &wiring.events)?;
-        nics::add(&mut board, &vm, &description.nics)?;
+        nics::add(&mut board, &vm, &description.nics, &sender)?;
 
         let mut inputs = Vec::new();
         if let Some(serial) = &board.serial {
@@ -241,7 +243,10 @@ impl Machine {
                 output.attach(&(serial.clone() as _));
             }
             if let Some(source) = consoles.input.take() {
-                let remote = Remote(sender.clone());
+                let remote = Remote {
+                    sender: sender.clone(),
+                    notices: notices.clone(),
+                };
                 let raw = consoles.terminal.as_ref().is_some_and(RawTerminal::is_raw);
                 let escape = raw.then(|| -> Box<dyn FnMut() + Send> {
                     Box::new(move || remote.post(Command::Quit))
@@ -259,6 +264,8 @@ impl Machine {
             board,
             disks,
             stopped_by_error: false,
+            lost_links: Vec::new(),
+            notices,
             device_thread,
             outputs: consoles.outputs,
             terminal: consoles.terminal,

@@ -1,6 +1,6 @@
 //! The other side of the control socket, for whoever has started a monitor.
 
-use super::Status;
+use super::{Notice, Status};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -142,6 +142,23 @@ impl Client {
             None => Ok(answer.result),
             Some(Refused { code, message }) => Err(ClientError::Refused { code, message }),
         }
+    }
+
+    /// Watches the machine: its status now, and then what happens to it, as it happens. The notices
+    /// end when the monitor does.
+    ///
+    /// # Errors
+    /// [`ClientError`], also instead of a notice.
+    pub fn watch(
+        mut self,
+    ) -> Result<(Status, impl Iterator<Item = Result<Notice, ClientError>>), ClientError> {
+        let status = self.call("watch")?;
+        let lines = self.stream.lines();
+        let notices = lines.map(|line| {
+            let line = line.map_err(ClientError::Connection)?;
+            serde_json::from_str(&line).map_err(ClientError::Answer)
+        });
+        Ok((status, notices))
     }
 
     fn send(&self, line: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), ClientError> {

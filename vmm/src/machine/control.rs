@@ -5,8 +5,8 @@
 //! without it the machine goes on); `screenshot` with one descriptor; `change-medium` with
 //! `{"drive": POSITION, "force": BOOL}` and the new medium's descriptor, or none to eject;
 //! `change-disk` with `{"disk": NAME, "chain": [{"format": FORMAT}, …]}` and a descriptor for each
-//! image. Each answers with the machine's
-//! [`Status`] after it was carried out.
+//! image. Each answers with the machine's [`Status`] after it was carried out. After `watch` the
+//! connection also carries [notices](super::Notice), between answers.
 //!
 //! The monitor opens nothing by name once it runs. What a request needs opened comes with it: the
 //! sender attaches open descriptors to the request's bytes (`SCM_RIGHTS`) and says in the
@@ -14,7 +14,10 @@
 
 mod connection;
 
-use super::{Command, CommandError, Remote, Status};
+use super::{
+    Command, CommandError, Remote, Status,
+    notices::{Notice, Watch},
+};
 use crate::{
     devices::ide::Position,
     disk::Layer,
@@ -194,8 +197,19 @@ async fn accept(listener: std::os::unix::net::UnixListener, remote: Remote) {
 
 async fn answer_all(stream: UnixStream, remote: Remote) {
     let mut connection = Connection::new(stream);
+    let mut watch = None;
     loop {
-        let line = match connection.line().await {
+        let line = tokio::select! {
+            line = connection.line() => line,
+            Some(notice) = notice(&mut watch) => {
+                let sent = connection.send(line_of(&notice).as_bytes()).await;
+                if sent.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        let line = match line {
             Ok(Some(line)) => line,
             Ok(None) => return,
             Err(error) => {
@@ -204,7 +218,7 @@ async fn answer_all(stream: UnixStream, remote: Remote) {
             }
         };
         let _unanswered = Unanswered::new();
-        let mut text = answer(&line, &mut connection, &remote).await;
+        let mut text = answer(&line, &mut connection, &mut watch, &remote).await;
         text.push('\n');
         if connection.send(text.as_bytes()).await.is_err() || line.last() != Some(&b'\n') {
             return;
@@ -212,7 +226,26 @@ async fn answer_all(stream: UnixStream, remote: Remote) {
     }
 }
 
-async fn answer(line: &[u8], connection: &mut Connection, remote: &Remote) -> String {
+/// The next notice of a connection that watches; none for ever of one that does not.
+async fn notice(watch: &mut Option<Watch>) -> Option<Notice> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn line_of(notice: &Notice) -> String {
+    let mut message = json!(notice);
+    message["jsonrpc"] = json!("2.0");
+    format!("{message}\n")
+}
+
+async fn answer(
+    line: &[u8],
+    connection: &mut Connection,
+    watch: &mut Option<Watch>,
+    remote: &Remote,
+) -> String {
     let (id, result) = match serde_json::from_slice::<Request>(line) {
         Err(error) => {
             // Nobody knows how many of the descriptors belonged to it.
@@ -226,7 +259,7 @@ async fn answer(line: &[u8], connection: &mut Connection, remote: &Remote) -> St
         }
         Ok(request) => {
             let result = match connection.take(request.descriptors) {
-                Some(descriptors) => carry_out(&request, descriptors, remote).await,
+                Some(descriptors) => carry_out(&request, descriptors, watch, remote).await,
                 None => Err((
                     INVALID_REQUEST,
                     format!("{} descriptors did not come", request.descriptors),
@@ -247,6 +280,7 @@ async fn answer(line: &[u8], connection: &mut Connection, remote: &Remote) -> St
 async fn carry_out(
     request: &Request,
     descriptors: Vec<OwnedFd>,
+    watch: &mut Option<Watch>,
     remote: &Remote,
 ) -> Result<Value, Refusal> {
     if request.jsonrpc != "2.0" {
@@ -254,6 +288,12 @@ async fn carry_out(
     }
     let command = match request.method.as_str() {
         "status" => plain(Command::Status, request, &descriptors)?,
+        "watch" => {
+            let command = plain(Command::Status, request, &descriptors)?;
+            // Before the status, so that nothing happens between the two.
+            watch.get_or_insert_with(|| remote.watch());
+            command
+        }
         "pause" => plain(Command::Pause, request, &descriptors)?,
         "resume" => plain(Command::Resume, request, &descriptors)?,
         "shutdown" => plain(Command::PowerButton, request, &descriptors)?,

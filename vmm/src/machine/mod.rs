@@ -18,6 +18,7 @@ pub mod disks;
 mod drives;
 mod gate;
 pub mod nics;
+mod notices;
 pub mod ports;
 mod report;
 mod run;
@@ -37,6 +38,7 @@ pub use drives::{
     IdeDiskDescription,
 };
 pub use nics::{DescriptorNumber, NicBackend, NicDescription, NicDescriptionError};
+pub use notices::Notice;
 pub use ports::{PortBackend, PortDescription, PortError};
 pub use report::{ExitCause, ExitReport};
 pub use run::{Command, CommandError, Machine, MachineError, Remote, RunState, Status, StopReason};

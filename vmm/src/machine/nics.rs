@@ -1,12 +1,12 @@
 //! Network cards in the machine description.
 
-use super::{Board, BuildError, DescriptionError, FileSource, devices::add_virtio};
+use super::{Board, BuildError, DescriptionError, FileSource, devices::add_virtio, run::Message};
 use crate::{
     kvm::Vm,
     virtio::net::{Link, LinkError, MOST_PAIRS, Mac, Net, NetOptions},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, sync::mpsc::Sender};
 
 /// The longest name, so that threads can be told apart by it.
 const LONGEST_NAME: usize = 10;
@@ -180,11 +180,22 @@ impl NicDescription {
     }
 }
 
-/// Puts the cards on the board, those with a slot first.
-pub(super) fn add(board: &mut Board, vm: &Vm, nics: &[NicDescription]) -> Result<(), BuildError> {
+/// Puts the cards on the board, those with a slot first. The machine hears of links that are lost.
+pub(super) fn add(
+    board: &mut Board,
+    vm: &Vm,
+    nics: &[NicDescription],
+    machine: &Sender<Message>,
+) -> Result<(), BuildError> {
     let (placed, others): (Vec<_>, Vec<_>) = nics.iter().partition(|nic| nic.slot.is_some());
     for nic in placed.into_iter().chain(others) {
-        let net = Net::new(&nic.name, nic.open()?, Box::new(|| {})).map_err(|source| {
+        let machine = machine.clone();
+        let name = nic.name.clone();
+        let lost = move || {
+            // The receiver is gone only when the machine is ending anyway.
+            let _ = machine.send(Message::LinkLost(name.clone()));
+        };
+        let net = Net::new(&nic.name, nic.open()?, Box::new(lost)).map_err(|source| {
             BuildError::Resource {
                 what: "threads for a network card",
                 source,

@@ -8,6 +8,7 @@ use super::{
     devices::DiskFunction,
     drives::{DriveError, open_disc},
     gate::{Gate, Pass},
+    notices::{Notice, Notices, Watch},
 };
 use crate::{
     acpi::{self, Platform},
@@ -116,6 +117,9 @@ pub struct Status {
     /// request of a disk failed on the host and its error policy is to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<StopReason>,
+    /// Names of the network cards whose host's side has closed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_links: Vec<String>,
     /// Number of virtual processors.
     pub vcpus: u8,
     /// Memory in bytes.
@@ -143,12 +147,20 @@ pub(super) type Reply = Box<dyn FnOnce(Result<Status, CommandError>) + Send>;
 pub(super) enum Message {
     Command(Command, Reply),
     Event(MachineEvent),
-    Stopped { vcpu: u8, exit: Exit },
+    /// The host's side of the network card of that name has closed.
+    LinkLost(String),
+    Stopped {
+        vcpu: u8,
+        exit: Exit,
+    },
 }
 
 /// Sends commands to a running machine, from any thread.
 #[derive(Clone)]
-pub struct Remote(pub(super) Sender<Message>);
+pub struct Remote {
+    pub(super) sender: Sender<Message>,
+    pub(super) notices: Notices,
+}
 
 impl Remote {
     /// Sends a command and waits until it is carried out.
@@ -172,9 +184,14 @@ impl Remote {
     /// # Errors
     /// [`CommandError::Ended`].
     pub(super) fn send(&self, command: Command, reply: Reply) -> Result<(), CommandError> {
-        self.0
+        self.sender
             .send(Message::Command(command, reply))
             .map_err(|_| CommandError::Ended)
+    }
+
+    /// What happens to the machine from now on.
+    pub(super) fn watch(&self) -> Watch {
+        self.notices.watch()
     }
 
     /// Sends a command and does not wait.
@@ -267,6 +284,9 @@ pub struct Machine {
     pub(super) disks: Vec<DiskFunction>,
     /// The guest stands still because a request failed on the host.
     pub(super) stopped_by_error: bool,
+    /// Network cards whose host's side has closed.
+    pub(super) lost_links: Vec<String>,
+    pub(super) notices: Notices,
     pub(super) device_thread: DeviceThread,
     pub(super) outputs: Vec<Output>,
     pub(super) terminal: Option<RawTerminal>,
@@ -299,7 +319,10 @@ impl Machine {
     /// A handle that sends commands.
     #[must_use]
     pub fn remote(&self) -> Remote {
-        Remote(self.sender.clone())
+        Remote {
+            sender: self.sender.clone(),
+            notices: self.notices.clone(),
+        }
     }
 
     /// Runs the machine to its end. With `paused`, the guest waits for [`Command::Resume`]. In a
@@ -372,6 +395,11 @@ impl Machine {
             let next = match message {
                 Message::Command(command, reply) => self.obey(command, reply),
                 Message::Event(event) => self.react(event),
+                Message::LinkLost(nic) => {
+                    self.lost_links.push(nic.clone());
+                    self.notices.tell(Notice::LinkLost { nic });
+                    Ok(Next::Continue)
+                }
                 Message::Stopped { vcpu, exit } => self.stopped(vcpu, exit),
             };
             match next {
@@ -450,6 +478,7 @@ impl Machine {
                 RunState::Paused
             },
             reason: (!self.running && self.stopped_by_error).then_some(StopReason::IoError),
+            lost_links: self.lost_links.clone(),
             vcpus: self.vcpus.len() as u8,
             memory: self.layout.size(),
             resets: self.resets,
@@ -477,6 +506,9 @@ impl Machine {
             MachineEvent::IoError => {
                 self.stopped_by_error = true;
                 self.pause();
+                self.notices.tell(Notice::Stopped {
+                    reason: StopReason::IoError,
+                });
                 Ok(Next::Continue)
             }
             MachineEvent::CrashLoaded => {
@@ -570,7 +602,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Throws away events that vCPUs reported before they were reset.
+    /// Throws away events that the guest caused before they were reset.
     fn forget_events(&mut self) {
         let pending: Vec<_> = self
             .waiting
@@ -579,7 +611,7 @@ impl Machine {
             .collect();
         self.waiting = pending
             .into_iter()
-            .filter(|message| matches!(message, Message::Command(..)))
+            .filter(|message| matches!(message, Message::Command(..) | Message::LinkLost(_)))
             .collect();
     }
 

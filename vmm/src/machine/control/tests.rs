@@ -1,6 +1,8 @@
 //! The socket with a machine that is played by the test.
 
-use super::super::{Client, ClientError, RunState, run::Message};
+use super::super::{
+    Client, ClientError, Notice, RunState, StopReason, notices::Notices, run::Message,
+};
 use super::*;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::{
@@ -12,6 +14,7 @@ use std::{
 
 const STATUS: Status = Status {
     reason: None,
+    lost_links: Vec::new(),
     state: RunState::Running,
     vcpus: 1,
     memory: 4 << 20,
@@ -21,6 +24,10 @@ const STATUS: Status = Status {
 
 /// A socket whose machine writes `saved` to what it is to be saved to, or fails to.
 fn served(folder: &Path, works: bool) -> PathBuf {
+    served_with(folder, works, Notices::new())
+}
+
+fn served_with(folder: &Path, works: bool, notices: Notices) -> PathBuf {
     let (sender, messages) = mpsc::channel();
     std::thread::spawn(move || {
         for message in messages {
@@ -42,7 +49,7 @@ fn served(folder: &Path, works: bool) -> PathBuf {
         }
     });
     let path = folder.join("control");
-    serve(bind(&path).unwrap(), Remote(sender)).unwrap();
+    serve(bind(&path).unwrap(), Remote { sender, notices }).unwrap();
     path
 }
 
@@ -129,6 +136,41 @@ fn descriptors_of_nonsense_and_of_too_many_are_closed() {
         lines.next().is_none_or(|line| line.is_err()),
         "the connection is closed"
     );
+}
+
+#[test]
+fn who_watches_is_told_and_others_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let notices = Notices::new();
+    let path = served_with(folder.path(), true, notices.clone());
+    let lost = |name: &str| Notice::LinkLost {
+        nic: name.to_owned(),
+    };
+    notices.tell(lost("early"));
+    let mut other = Client::connect(&path).unwrap();
+    let watching = Client::connect(&path).unwrap();
+    let (status, mut told) = watching.watch().unwrap();
+    assert_eq!(status, STATUS);
+    let stopped = Notice::Stopped {
+        reason: StopReason::IoError,
+    };
+    for notice in [lost("net0"), stopped, lost("net1")] {
+        notices.tell(notice.clone());
+        assert_eq!(told.next().unwrap().unwrap(), notice);
+        assert_eq!(other.call("status").unwrap(), STATUS);
+    }
+    // A connection that watches is answered too, and notices have no number.
+    let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let watch = b"{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"watch\"}\n";
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    for _ in 0..2 {
+        stream.write_all(watch).unwrap();
+        assert_eq!(next()["id"], 7);
+        notices.tell(lost("net0"));
+        let expected = json!({"jsonrpc": "2.0", "method": "link-lost", "params": {"nic": "net0"}});
+        assert_eq!(next(), expected);
+    }
 }
 
 #[test]
