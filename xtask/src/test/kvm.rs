@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long the suites may take in the lab altogether.
-const LAB_TIME: Duration = Duration::from_secs(1500);
+const LAB_TIME: Duration = Duration::from_secs(2100);
 
 /// One guest at a time: the emulated host has one processor, and a guest that waits for another
 /// takes longer than its test's patience.
