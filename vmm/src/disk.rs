@@ -36,6 +36,9 @@ pub struct DiskOptions {
     pub read_only: bool,
     /// How the host caches.
     pub cache: CacheMode,
+    /// Who uses the image keeps what a write-through mode promises, by flushes of its own; else
+    /// every write is made durable here.
+    pub flushed_by_user: bool,
     /// Take QEMU's locks; without them the caller must hold them.
     pub lock: bool,
 }
@@ -275,10 +278,9 @@ impl Layer {
         } else {
             LockPolicy::Shared
         };
-        // What a write-through mode promises is kept by the block device, with flushes.
         let cache = match options.cache {
-            CacheMode::Writethrough => CacheMode::Writeback,
-            CacheMode::DirectSync => CacheMode::None,
+            CacheMode::Writethrough if options.flushed_by_user => CacheMode::Writeback,
+            CacheMode::DirectSync if options.flushed_by_user => CacheMode::None,
             cache => cache,
         };
         let mut storage = |file: &OwnedFd| -> Result<Arc<dyn Storage>, DiskError> {
@@ -352,6 +354,7 @@ mod tests {
 
     fn options(read_only: bool) -> DiskOptions {
         DiskOptions {
+            flushed_by_user: true,
             read_only,
             cache: CacheMode::Writeback,
             lock: true,

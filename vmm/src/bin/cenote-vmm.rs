@@ -142,6 +142,9 @@ fn check(arguments: &Arguments, description: &Description) -> Result<u8, Box<dyn
     for disk in &description.disks {
         disk.try_open()?;
     }
+    for (position, drive) in &description.ide {
+        drive.try_open(*position)?;
+    }
     let saved = open_saved(arguments)?;
     if let (true, Some(saved)) = (arguments.verify, saved) {
         saved.verify_memory()?;

@@ -215,12 +215,14 @@ impl Machine {
         };
         let mut board = Board::new(&wiring, config)?;
         let mut rom_overlay = None;
-        let order = add_devices(&mut board, description, &vm)?;
+        let mut order = add_devices(&mut board, description, &vm)?;
+        let disks = devices::add_devices(&mut board, &vm, description, &wiring.events, &mut order)?;
+        nics::add(&mut board, &vm, description, &sender)?;
         if let Starter::Firmware(rom) = &starter {
             board.add_firmware_configuration(firmware_configuration(
                 description,
                 &layout,
-                order,
+                order.into_values().collect(),
                 vm.memory(),
             )?)?;
             let mut overlay = vm
@@ -230,9 +232,6 @@ impl Machine {
             overlay.place(Some(rom.address()));
             rom_overlay = Some(overlay);
         }
-
-        let disks = devices::add_devices(&mut board, &vm, description, &wiring.events)?;
-        nics::add(&mut board, &vm, &description.nics, &sender)?;
 
         let mut inputs = Vec::new();
         if let Some(serial) = &board.serial {
@@ -318,12 +317,12 @@ impl Machine {
     }
 }
 
-/// Adds the described devices, and gives the paths of those to boot from, in their order.
+/// Adds the display and the drives, and gives the paths of those to boot from, by their turns.
 fn add_devices(
     board: &mut Board,
     description: &Description,
     vm: &Vm,
-) -> Result<Vec<String>, BuildError> {
+) -> Result<BTreeMap<u32, String>, BuildError> {
     let mut order = BTreeMap::new();
     if let Some(display) = &description.display {
         let rom = display_rom(display, &description.boot)?;
@@ -342,7 +341,7 @@ fn add_devices(
         }
         board.add_ide(drives, vm.memory())?;
     }
-    Ok(order.into_values().collect())
+    Ok(order)
 }
 
 /// The display's option ROM, if it is to have one.

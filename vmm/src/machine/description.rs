@@ -475,7 +475,8 @@ impl Description {
 impl Description {
     /// The turns of all devices at booting.
     fn boot_indexes(&self) -> impl Iterator<Item = u32> {
-        self.ide.values().filter_map(DriveDescription::boot_index)
+        let drives = self.ide.values().filter_map(DriveDescription::boot_index);
+        drives.chain(self.disks.iter().filter_map(|disk| disk.boot_index))
     }
 
     fn check_boot_indexes(&self) -> Result<(), DescriptionError> {

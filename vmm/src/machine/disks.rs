@@ -12,7 +12,7 @@ use cenote_image::{CacheMode, Format};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{File, OpenOptions},
-    os::fd::{IntoRawFd as _, OwnedFd},
+    os::fd::OwnedFd,
 };
 
 /// The most queues of a disk.
@@ -66,6 +66,9 @@ pub struct DiskDescription {
     /// Slot on the PCI bus, 2 to 31; the next free one unless given.
     #[serde(default)]
     pub slot: Option<u8>,
+    /// Its turn when firmware looks for something to boot; those without come last.
+    #[serde(default)]
+    pub boot_index: Option<u32>,
 }
 
 /// One image of a disk.
@@ -220,16 +223,7 @@ impl DiskDescription {
     /// Opens the files that are named by paths and puts their descriptors in the paths' place.
     pub(super) fn keep_open(&mut self) -> Result<(), DescriptionError> {
         for (layer, depth) in self.chain.iter_mut().zip(0..) {
-            let writable = depth == 0 && !self.read_only;
-            for file in [Some(&mut layer.file), layer.data_file.as_mut()]
-                .into_iter()
-                .flatten()
-            {
-                let options = LayerDescription::options(writable);
-                if matches!(file, FileSource::Path(_)) {
-                    *file = FileSource::Fd(file.open_with("image", &options)?.into_raw_fd());
-                }
-            }
+            layer.keep_open(depth == 0 && !self.read_only)?;
         }
         Ok(())
     }
@@ -264,6 +258,7 @@ impl DiskDescription {
         let options = DiskOptions {
             read_only,
             cache: self.cache,
+            flushed_by_user: true,
             lock,
         };
         Disk::open(layers, options).map_err(|source| DiskDescriptionError::Disk {
@@ -280,7 +275,20 @@ impl LayerDescription {
         options
     }
 
-    fn open(&self, writable: bool) -> Result<Layer, DescriptionError> {
+    /// Opens the files that are named by paths and puts their descriptors in the paths' place.
+    pub(super) fn keep_open(&mut self, writable: bool) -> Result<(), DescriptionError> {
+        let options = Self::options(writable);
+        for file in [Some(&mut self.file), self.data_file.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            file.keep_open_with("image", &options)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the image.
+    pub(super) fn open(&self, writable: bool) -> Result<Layer, DescriptionError> {
         let options = Self::options(writable);
         let open = |file: &FileSource| -> Result<OwnedFd, DescriptionError> {
             Ok(file.open_with("image", &options)?.into())

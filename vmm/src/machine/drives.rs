@@ -1,26 +1,18 @@
 //! IDE drives and the display in the machine description.
 
-use super::{DescriptionError, FileSource};
+use super::{DescriptionError, FileSource, LayerDescription};
 use crate::{
     devices::ide::{Attach, DriveIdentity, HardDisk, Optical, Position},
+    disk::{Disk, DiskError, DiskOptions},
     firmware,
     pci::OptionRomError,
 };
 use cenote_image::{
-    Format, Image, LockPolicy, OpenOptions,
-    lock::FileLock,
-    storage::{CacheMode, FileStorage, Storage},
+    Format, Image, OpenOptions,
+    storage::{CacheMode, FileStorage},
 };
 use serde::{Deserialize, Serialize};
-use std::{
-    any::Any,
-    collections::BTreeMap,
-    fs::{File, OpenOptions as OpenFileOptions},
-    io,
-    os::fd::OwnedFd,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fs::File, io, sync::Arc};
 
 /// Unit of a disc's size, in bytes.
 const DISC_SECTOR: u64 = 2048;
@@ -49,6 +41,12 @@ pub struct IdeDiskDescription {
     pub file: FileSource,
     /// Its format, which is never guessed.
     pub format: Format,
+    /// The images that it stands on, the nearest first, each with its format.
+    #[serde(default)]
+    pub backing: Vec<LayerDescription>,
+    /// The external data file of a qcow2 image that has one.
+    #[serde(default)]
+    pub data_file: Option<FileSource>,
     /// Whether the guest cannot write; it is told by errors, as ATA has no read-only disks.
     #[serde(default)]
     pub read_only: bool,
@@ -106,9 +104,6 @@ pub enum DriveError {
         "the disc has {0} bytes, which is no multiple of {DISC_SECTOR}: it is cut off, or no ISO image"
     )]
     Disc(u64),
-    /// A disk has no whole number of sectors.
-    #[error("the disk has {0} bytes, which is no multiple of 512: resize it")]
-    Size(u64),
     /// The host's file cannot be used.
     #[error("the image of IDE drive {position:?} cannot be used")]
     File {
@@ -120,6 +115,9 @@ pub enum DriveError {
     /// The image cannot be used.
     #[error(transparent)]
     Image(#[from] cenote_image::Error),
+    /// The chain cannot be used.
+    #[error(transparent)]
+    Chain(#[from] DiskError),
     /// The option ROM cannot be used.
     #[error(transparent)]
     OptionRom(#[from] OptionRomError),
@@ -141,10 +139,43 @@ impl DisplayDescription {
 }
 
 impl IdeDiskDescription {
-    fn file_options(&self) -> OpenFileOptions {
-        let mut options = File::options();
-        options.read(true).write(!self.read_only);
-        options
+    /// All of its images, the one that is written first.
+    fn layers(&self) -> impl Iterator<Item = LayerDescription> {
+        let top = LayerDescription {
+            file: self.file.clone(),
+            format: self.format,
+            data_file: self.data_file.clone(),
+        };
+        std::iter::once(top).chain(self.backing.iter().cloned())
+    }
+
+    /// Opens what is named by paths, and names the descriptors instead.
+    fn keep_open(&mut self) -> Result<(), DescriptionError> {
+        let mut layers: Vec<_> = self.layers().collect();
+        for (depth, layer) in layers.iter_mut().enumerate() {
+            layer.keep_open(depth == 0 && !self.read_only)?;
+        }
+        let mut layers = layers.into_iter();
+        if let Some(top) = layers.next() {
+            (self.file, self.data_file) = (top.file, top.data_file);
+        }
+        self.backing = layers.collect();
+        Ok(())
+    }
+
+    /// Opens the chain.
+    fn open_chain(&self, read_only: bool, lock: bool) -> Result<Disk, DriveError> {
+        let layers = self
+            .layers()
+            .enumerate()
+            .map(|(depth, layer)| layer.open(depth == 0 && !self.read_only));
+        let options = DiskOptions {
+            read_only,
+            cache: self.cache,
+            flushed_by_user: false,
+            lock,
+        };
+        Ok(Disk::open(layers.collect::<Result<_, _>>()?, options)?)
     }
 }
 
@@ -152,10 +183,7 @@ impl DriveDescription {
     /// Opens what is named by a path, and names the descriptor instead.
     pub(super) fn keep_open(&mut self) -> Result<(), DescriptionError> {
         match self {
-            Self::Disk(disk) => {
-                let options = disk.file_options();
-                disk.file.keep_open_with("image", &options)
-            }
+            Self::Disk(disk) => disk.keep_open(),
             Self::Cdrom(cdrom) => match &mut cdrom.file {
                 Some(file) => file.keep_open("disc"),
                 None => Ok(()),
@@ -169,6 +197,21 @@ impl DriveDescription {
         match self {
             Self::Disk(disk) => disk.boot_index,
             Self::Cdrom(cdrom) => cdrom.boot_index,
+        }
+    }
+
+    /// Opens the images for reading, without locks, and closes them again: whether they could be
+    /// used.
+    ///
+    /// # Errors
+    /// [`DriveError`].
+    pub fn try_open(&self, position: Position) -> Result<(), DriveError> {
+        match self {
+            Self::Disk(disk) => disk.open_chain(true, false).map(drop),
+            Self::Cdrom(cdrom) => match &cdrom.file {
+                Some(file) => open_disc(file.open("disc")?, position).map(drop),
+                None => Ok(()),
+            },
         }
     }
 
@@ -208,18 +251,12 @@ impl DriveDescription {
                     model: disk.model.clone().unwrap_or("Cenote disk".to_owned()),
                     serial: disk.serial.clone().unwrap_or(serial),
                 };
-                let file = disk.file.open_with("image", &disk.file_options())?;
-                let opened = OpenedImage {
-                    file: file.into(),
-                    format: disk.format,
-                    writable: !disk.read_only,
-                    cache: disk.cache,
-                };
-                let (image, lock) = opened.open(position)?;
-                if !image.size().is_multiple_of(512) {
-                    return Err(DriveError::Size(image.size()));
-                }
-                Attach::Disk(HardDisk::new(image, identity, lock))
+                let disk = disk.open_chain(disk.read_only, true)?;
+                Attach::Disk(HardDisk::new(
+                    disk.image().clone(),
+                    identity,
+                    Box::new(disk),
+                ))
             }
             Self::Cdrom(cdrom) => {
                 let identity = DriveIdentity {
@@ -234,35 +271,6 @@ impl DriveDescription {
                 Attach::Optical(Optical::new(medium, identity))
             }
         })
-    }
-}
-
-/// A file that is to be used as an image.
-struct OpenedImage {
-    file: OwnedFd,
-    format: Format,
-    writable: bool,
-    cache: CacheMode,
-}
-
-impl OpenedImage {
-    /// The image and its lock.
-    fn open(self, position: Position) -> Result<(Image, Box<dyn Any + Send>), DriveError> {
-        let name = format!("image of IDE drive {position:?}");
-        let policy = if self.writable {
-            LockPolicy::Exclusive
-        } else {
-            LockPolicy::Shared
-        };
-        let lock = FileLock::acquire(&self.file, Path::new(&name), policy)?;
-        let storage = FileStorage::from_fd(self.file, self.writable, self.cache)
-            .map_err(|source| DriveError::File { position, source })?;
-        let storage: Arc<dyn Storage> = Arc::new(storage);
-        let image = OpenOptions::new(self.format)
-            .writable(self.writable)
-            .cache(self.cache)
-            .open_storage(storage, &name)?;
-        Ok((image, Box::new(lock)))
     }
 }
 

@@ -1,6 +1,10 @@
 //! Network cards in the machine description.
 
-use super::{Board, BuildError, DescriptionError, FileSource, devices::add_virtio, run::Message};
+use super::{
+    Board, BuildError, Description, DescriptionError, FileSource,
+    devices::{Slots, add_virtio},
+    run::Message,
+};
 use crate::{
     kvm::Vm,
     virtio::net::{Link, LinkError, MOST_PAIRS, Mac, Net, NetOptions},
@@ -184,10 +188,12 @@ impl NicDescription {
 pub(super) fn add(
     board: &mut Board,
     vm: &Vm,
-    nics: &[NicDescription],
+    description: &Description,
     machine: &Sender<Message>,
 ) -> Result<(), BuildError> {
-    let (placed, others): (Vec<_>, Vec<_>) = nics.iter().partition(|nic| nic.slot.is_some());
+    let slots = Slots::of(description);
+    let (placed, others): (Vec<_>, Vec<_>) =
+        description.nics.iter().partition(|nic| nic.slot.is_some());
     for nic in placed.into_iter().chain(others) {
         let machine = machine.clone();
         let name = nic.name.clone();
@@ -201,7 +207,8 @@ pub(super) fn add(
                 source,
             }
         })?;
-        add_virtio(board, vm, &format!("nic-{}", nic.name), nic.slot, net)?;
+        let slot = slots.choose(board, nic.slot)?;
+        add_virtio(board, vm, &format!("nic-{}", nic.name), slot, net)?;
     }
     Ok(())
 }

@@ -46,6 +46,7 @@ fn options() -> BlockOptions {
 
 fn disk_options(cache: CacheMode) -> DiskOptions {
     DiskOptions {
+        flushed_by_user: true,
         read_only: false,
         cache,
         lock: true,
