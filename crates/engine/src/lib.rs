@@ -58,9 +58,10 @@ mod volumes;
 mod wipes;
 
 pub use domains::{
-    Amount, Cause, ConsoleStream, CrashedReason, DefineOptions, DomainInfo, DomainState,
-    Error as DomainError, Hold, PausedReason, Resumption, RunStats, RunningReason, Scope,
-    ShutOffReason, ShutdownReason, StartOptions, Started, UndefineOptions, Undefined, XmlOptions,
+    Amount, CardInfo, Cause, ConsoleStream, CrashedReason, DefineOptions, DomainInfo, DomainState,
+    Error as DomainError, Hold, NetworkServices, PausedReason, Resumption, RunStats, RunningReason,
+    Scope, ShutOffReason, ShutdownReason, StartOptions, Started, UndefineOptions, Undefined,
+    XmlOptions,
 };
 pub use error::{Error, Result};
 pub use events::{Event, EventWatcher};
@@ -70,6 +71,7 @@ pub use node::Node;
 pub use paths::NodeOptions;
 pub use pools::{PoolInfo, PoolRefresh, PoolState};
 pub use supervisor::main as supervisor_main;
+pub use supervisor::network::{CardTraffic, Lease, Traffic};
 
 pub use volumes::{
     AfterCommit, ChainNode, CloneSettings, Compression, NewBacking, NewVolume, Preallocation,
@@ -81,6 +83,7 @@ pub use wipes::WipeOptions;
 pub use cenote_image::check::{CheckReport, Repair as ImageRepair};
 pub use cenote_image::ops::Comparison;
 pub use cenote_image::{Format, Image, Snapshot};
+pub use cenote_net::config as network;
 pub use cenote_pools::wipe::Error as WipeError;
 pub use cenote_pools::{
     BackingInfo, BuildMode, ErrorKind, FormatOrigin, NoProgress, Permissions, Progress, Transfer,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cenote_engine::{
     Amount, DefineOptions, DomainError, DomainState, Error, ErrorKind, Node, NodeOptions, Scope,
-    ShutOffReason, UndefineOptions, XmlOptions,
+    ShutOffReason, StartOptions, UndefineOptions, XmlOptions,
 };
 
 fn node(dir: &Path) -> Node {
@@ -142,4 +142,159 @@ fn racing_definitions_are_serialised() {
     });
     assert_eq!(defined, 10);
     assert_eq!(node(dir.path()).domains().unwrap().len(), 10);
+}
+
+/// What the start of a domain with these devices fails with: kind, message, remedy.
+fn start_fails(node: &Node, devices: &str) -> (ErrorKind, String, String) {
+    let xml = format!(
+        "<domain type='kvm'><name>parts</name><memory>65536</memory><os><type>hvm</type>\
+         <kernel>/nonexistent/kernel</kernel></os><devices>{devices}</devices></domain>"
+    );
+    if node.domain("parts").is_ok() {
+        node.domain_undefine("parts", UndefineOptions::default())
+            .expect("a defined domain can be undefined");
+    }
+    node.domain_define(&xml, DefineOptions::default())
+        .expect("the document is good");
+    let error = node
+        .domain_start("parts", StartOptions::default())
+        .expect_err("a part is missing");
+    let hint = error.hint().unwrap_or_default();
+    (error.kind(), error.to_string(), hint)
+}
+
+/// Row 17: what a domain needs is looked at before anything is started, and named with the
+/// command that brings it.
+#[test]
+fn missing_parts_are_named_with_the_next_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path());
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let disk = |more: &str, source: &str, target: &str| {
+        format!("<disk type='file' {more}>{source}<target dev='{target}'/></disk>")
+    };
+    let file = |name: &str| format!("<source file='{}'/>", path(name));
+    std::fs::write(dir.path().join("disk.raw"), [0; 4096]).unwrap();
+    let qcow2 = "<driver type='qcow2'/>";
+    let table = [
+        (
+            disk("", &file("none.raw"), "vda"),
+            "none.raw': No such file",
+            "cenote edit parts",
+        ),
+        (
+            disk("", &format!("{qcow2}{}", file("disk.raw")), "vda"),
+            "disk 'vda': ",
+            "qemu-img info",
+        ),
+        (
+            disk("device='cdrom'", &file("none.iso"), "hdc"),
+            "none.iso': No such file",
+            "cenote edit parts",
+        ),
+        (
+            disk("", &file("disk.raw"), "hde"),
+            "past the four places",
+            "cenote edit parts",
+        ),
+        (
+            disk("", &format!("{}<shareable/>", file("disk.raw")), "vda"),
+            "several guests write to",
+            "cenote edit parts",
+        ),
+        (
+            "<disk type='volume'><source pool='default' volume='none'/><target dev='vda'/></disk>"
+                .to_owned(),
+            "disk 'vda': ",
+            "cenote vol-list",
+        ),
+        (
+            "<disk type='volume'><source pool='none' volume='none'/><target dev='vda'/></disk>"
+                .to_owned(),
+            "disk 'vda': ",
+            "cenote pool-list",
+        ),
+        (
+            "<interface type='network'><source network='default'/></interface>".to_owned(),
+            "devices/interface[1]/@type: a card of type 'network'",
+            "cenote edit parts",
+        ),
+        (
+            "<interface type='bridge'><source bridge='nobridge0'/></interface>".to_owned(),
+            "there is no bridge 'nobridge0'",
+            "ip link add nobridge0",
+        ),
+        (
+            "<interface type='user'><portForward proto='tcp'/></interface>".to_owned(),
+            "all ports of the host",
+            "cenote edit parts",
+        ),
+        (
+            "<interface type='user'><portForward proto='udp' address='127.0.0.1'>\
+             <range start='5353' to='53'/></portForward></interface>"
+                .to_owned(),
+            "host_loopback",
+            "cenote edit parts",
+        ),
+        (
+            "<channel type='pty'><target type='virtio' name='a'/></channel>".to_owned(),
+            "a port of type 'pty'",
+            "cenote edit parts",
+        ),
+        (
+            disk("", &file("disk.raw"), "vda").replace(
+                "</disk>",
+                "<serial>a serial number too long</serial></disk>",
+            ),
+            "at most 20",
+            "cenote edit parts",
+        ),
+        (
+            disk("", &file("disk.raw"), "vda"),
+            "kernel '/nonexistent/kernel'",
+            "cenote edit parts",
+        ),
+    ];
+    for (devices, says, remedy) in table {
+        let (kind, message, hint) = start_fails(&node, &devices);
+        assert!(message.contains(says), "{message}");
+        assert!(hint.contains(remedy), "{message}: {hint}");
+        assert!(
+            matches!(kind, ErrorKind::InvalidState | ErrorKind::Unsupported),
+            "{kind:?}: {message}"
+        );
+    }
+    assert_eq!(
+        node.domain("parts").unwrap().state,
+        DomainState::ShutOff(ShutOffReason::Unknown)
+    );
+}
+
+/// An image that another program has open is not started from.
+#[test]
+fn images_in_use_are_named_before_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path());
+    let path = dir.path().join("disk.raw");
+    std::fs::write(&path, [0; 4096]).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    let policy = cenote_image::LockPolicy::Shared;
+    let lock = cenote_image::lock::FileLock::acquire(&file, &path, policy).unwrap();
+    let disk = |more: &str| {
+        format!(
+            "<disk type='file'><source file='{}'/><target dev='vda'/>{more}</disk>",
+            path.display()
+        )
+    };
+    let (kind, message, hint) = start_fails(&node, &disk(""));
+    assert_eq!(kind, ErrorKind::InvalidState);
+    assert!(message.contains("disk 'vda': "), "{message}");
+    assert!(message.contains("disk.raw"), "{message}");
+    assert!(hint.contains("cenote edit parts"), "{hint}");
+    // Whoever reads beside others does not disturb them.
+    let (_, message, _) = start_fails(&node, &disk("<readonly/>"));
+    assert!(message.contains("nonexistent/kernel"), "{message}");
+    drop(lock);
+    let (_, message, _) = start_fails(&node, &disk(""));
+    assert!(message.contains("nonexistent/kernel"), "{message}");
 }

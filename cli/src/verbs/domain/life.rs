@@ -114,7 +114,7 @@ impl Verb for Start {
                 );
         }
         if context.consent.dry_run {
-            node.domain_start(&info.uuid, options)?;
+            node.domain_start(&info.uuid, options.clone())?;
         }
         if !context.go_on(&plan.change_with("start domain", &info.name, from))? {
             return Ok(());
@@ -152,7 +152,7 @@ impl Verb for Create {
         let node = context.node()?;
         let options = self.choice.options()?;
         if context.consent.dry_run {
-            node.domain_create(&text, options)?;
+            node.domain_create(&text, options.clone())?;
         }
         let plan = Plan::new(Self::NAME, name).change("start transient domain", name);
         if !context.go_on(&plan)? {

@@ -18,6 +18,8 @@ use crate::supervisor::{Arguments, MONITOR_LOG};
 const SUPERVISOR: &str = "cenote-supervisor";
 /// The monitor's program.
 pub(crate) const MONITOR: &str = "cenote-vmm";
+/// The user-mode network's program.
+pub(crate) const NETWORK: &str = "cenote-net";
 /// Where packages put programs that nobody calls by hand.
 const LIBEXEC: [&str; 2] = ["/usr/libexec/cenote", "/usr/lib/cenote"];
 /// Name of the supervisor's log.

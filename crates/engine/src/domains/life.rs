@@ -11,10 +11,11 @@ use cenote_model::domain::Domain;
 
 use super::define::{give_identity, parse, uuid_of};
 use super::error::Error as DomainError;
-use super::launch::MONITOR;
+use super::launch::{MONITOR, NETWORK};
 use super::lifecycle::Cause;
 use super::read::parse_stored;
 use super::table::{self, DomainRow};
+use super::translate::NetworkServices;
 use super::{save, translate};
 use crate::error::{Error, Result};
 use crate::node::Node;
@@ -22,7 +23,7 @@ use crate::state::make_private_dir;
 use crate::supervisor::protocol::{self, Order, Reply, Request, Restore};
 
 /// How a domain is started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StartOptions {
     /// The guest is left standing until it is resumed.
     pub paused: bool,
@@ -30,6 +31,8 @@ pub struct StartOptions {
     pub force_boot: bool,
     /// The domain ends when [`Started::hold`] is dropped, or its process dies.
     pub autodestroy: bool,
+    /// What the guest's network has beyond the document.
+    pub services: NetworkServices,
 }
 
 /// Whether a restored guest is let go.
@@ -239,9 +242,20 @@ impl Node {
     ) -> Result<Started> {
         let name = document.name.to_string();
         // Looked at here, where an error can still name the remedy; the supervisor looks again.
-        let machine = translate::machine(document, self.allows_emulation())?;
+        let setting = translate::Setting {
+            node: self,
+            allow_emulation: self.allows_emulation(),
+            check_use: true,
+            services: &options.services,
+        };
+        let machine = translate::machine(document, setting)?;
         check_kvm(&name)?;
         let monitor = self.program(MONITOR)?;
+        let is_user = |joined: &translate::Joined| matches!(joined, translate::Joined::User(_));
+        let network = match machine.joined.iter().any(is_user) {
+            true => Some(self.program(NETWORK)?),
+            false => None,
+        };
         let uuid = uuid_of(document);
         let (id, notes, pipe) = match lock {
             None => (0, machine.notes, None),
@@ -256,6 +270,8 @@ impl Node {
                     cause,
                     allow_emulation: self.allows_emulation(),
                     monitor,
+                    network,
+                    services: options.services.clone(),
                 };
                 let launched = self.launch(&order, lock)?;
                 (launched.id, launched.notes, Some(launched.pipe))
@@ -482,6 +498,16 @@ impl Node {
         if self.is_read_only() {
             return Ok(());
         }
+        self.asked(row, action, request).map(drop)
+    }
+
+    /// Asks a running domain's supervisor and gives its answer, unless that is a refusal.
+    pub(crate) fn asked(
+        &self,
+        row: &DomainRow,
+        action: &'static str,
+        request: &Request,
+    ) -> Result<Reply> {
         let (_, reply) = self.converse(&row.uuid, &row.name, request)?;
         accepted(action, &row.name, reply)
     }
@@ -550,9 +576,8 @@ impl Node {
     }
 }
 
-fn accepted(action: &'static str, name: &str, reply: Reply) -> Result<()> {
+fn accepted(action: &'static str, name: &str, reply: Reply) -> Result<Reply> {
     match reply {
-        Reply::Done | Reply::Stats { .. } => Ok(()),
         Reply::Invalid { reason } => {
             let hint = format!("see how it stands: cenote domstate {name} --reason");
             Err(DomainError::invalid(name, &reason, Some(hint)).into())
@@ -563,6 +588,7 @@ fn accepted(action: &'static str, name: &str, reply: Reply) -> Result<()> {
             reason,
         }
         .into()),
+        answer => Ok(answer),
     }
 }
 

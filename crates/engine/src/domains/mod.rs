@@ -7,6 +7,7 @@
 
 mod change;
 pub(crate) mod define;
+mod devices;
 mod error;
 mod launch;
 mod life;
@@ -23,6 +24,7 @@ mod wait;
 
 pub use change::{Amount, Scope};
 pub use define::{DefineOptions, UndefineOptions, Undefined};
+pub use devices::CardInfo;
 pub use error::Error;
 pub use life::{ConsoleStream, Hold, Resumption, RunStats, StartOptions, Started};
 pub use lifecycle::Cause;
@@ -30,3 +32,4 @@ pub use read::{DomainInfo, XmlOptions};
 pub use state::{
     CrashedReason, DomainState, PausedReason, RunningReason, ShutOffReason, ShutdownReason,
 };
+pub use translate::NetworkServices;

@@ -211,3 +211,49 @@ pub(crate) fn parse_stored(name: &str, text: &str) -> Result<Domain> {
         }),
     }
 }
+
+impl Node {
+    /// The running domain that has an image open, by what its document says.
+    pub(crate) fn domain_with_image(&self, path: &std::path::Path) -> Option<String> {
+        let wanted = crate::volumes::identity(path)?;
+        for row in self.domain_rows().ok()? {
+            if !row.is_active() {
+                continue;
+            }
+            let text = self.documents_of(&row).ok()?.live.unwrap_or_default();
+            let Ok(document) = parse_stored(&row.name, &text) else {
+                continue;
+            };
+            for image in self.images_of_domain(&document) {
+                if crate::volumes::identity(&image) == Some(wanted) {
+                    return Some(row.name);
+                }
+            }
+        }
+        None
+    }
+
+    /// Every file that a domain's disks are made of, with what they stand on.
+    pub(crate) fn images_of_domain(&self, document: &Domain) -> Vec<std::path::PathBuf> {
+        let mut images = Vec::new();
+        for disk in &document.devices.disks {
+            let path = match disk.source_volume() {
+                Some((pool, volume)) => self
+                    .volume(&cenote_pools::VolumeId::new(pool, volume))
+                    .ok()
+                    .map(|info| (info.path.clone(), info.format)),
+                None => disk
+                    .source_path()
+                    .map(|path| (path.into(), disk.format().to_string())),
+            };
+            let Some((path, format)) = path else { continue };
+            let format = match format.as_str() {
+                "qcow2" => cenote_image::Format::Qcow2,
+                _ => cenote_image::Format::Raw,
+            };
+            images.extend(self.layers().ancestors(&path, format));
+            images.push(path);
+        }
+        images
+    }
+}

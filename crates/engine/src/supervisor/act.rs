@@ -6,7 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cenote_model::domain::LifecycleAction;
+use cenote_model::Document as _;
+use cenote_model::domain::{Domain, LifecycleAction};
 
 use super::console::Console;
 use super::end::{self, Button, Next, Outcome};
@@ -18,7 +19,8 @@ use crate::domains::Cause;
 use crate::domains::lifecycle::Lifecycle;
 use crate::domains::save;
 use crate::domains::state::{DomainState, PausedReason, RunningReason, ShutOffReason};
-use crate::domains::translate::Machine;
+use crate::domains::translate;
+use crate::node::Node;
 
 /// A guest that ran for less than this before it was started again is a quick one.
 const QUICK: Duration = Duration::from_secs(1);
@@ -55,7 +57,9 @@ pub(crate) struct Supervisor<'n> {
     pub(crate) record: Record<'n>,
     pub(crate) order: Order,
     pub(crate) policies: Policies,
-    pub(crate) machine: Machine,
+    /// What runs, without what holds only while it does.
+    pub(crate) document: Domain,
+    pub(crate) node: &'n Node,
     pub(crate) run_dir: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) console: Option<Arc<Console>>,
@@ -163,6 +167,7 @@ impl Supervisor<'_> {
             Request::PowerButton { .. } => "shutdown",
             Request::Reset => "reset",
             Request::Stats => "status",
+            Request::Cards => return Reply::Cards(monitor.networks().reports()),
             Request::Destroy { .. } | Request::Save { .. } | Request::Console { .. } => {
                 return invalid("not asked here");
             }
@@ -253,7 +258,7 @@ impl Supervisor<'_> {
             return Flow::On;
         }
         let was_running = !*paused;
-        let document = document.unwrap_or_else(|| self.order.document.clone());
+        let document = document.unwrap_or_else(|| self.document.to_xml());
         let saved = monitor.call("pause").map(drop).and_then(|()| {
             let trailer = save::Trailer {
                 version: save::VERSION,
@@ -343,20 +348,26 @@ impl Supervisor<'_> {
             return Flow::On;
         };
         let outcome = outcome.clone();
-        let setting = Setting {
-            program: &self.order.monitor,
-            run_dir: &self.run_dir,
-            log: &self.log,
-            description: &self.machine.description,
-            restore: None,
-            has_console: self.console.is_some(),
-        };
-        let started = Monitor::start(&setting, self.sender.clone(), Message::Ended).and_then(
-            |(monitor, ends)| {
+        // Its disks may have been changed since it was first started.
+        let machine =
+            translate::machine(&self.document, super::translation(self.node, &self.order));
+        let started = machine
+            .map_err(|error| error.to_string())
+            .and_then(|machine| {
+                let setting = Setting {
+                    program: &self.order.monitor,
+                    run_dir: &self.run_dir,
+                    log: &self.log,
+                    machine: &machine,
+                    network: self.order.network.as_deref(),
+                    restore: None,
+                    has_console: self.console.is_some(),
+                };
+                let (monitor, ends) =
+                    Monitor::start(&setting, self.sender.clone(), Message::Ended)?;
                 let output = super::join(self.console.as_ref(), ends)?;
                 Ok((monitor, output))
-            },
-        );
+            });
         let (mut monitor, output) = match started {
             Ok(started) => started,
             Err(reason) => {

@@ -12,6 +12,7 @@ mod act;
 pub(crate) mod console;
 mod end;
 mod monitor;
+pub(crate) mod network;
 pub(crate) mod protocol;
 mod record;
 mod serve;
@@ -204,9 +205,10 @@ fn start<'n>(
     order: &Order,
     run_dir: &Path,
 ) -> Result<(Supervisor<'n>, mpsc::Receiver<Message>), String> {
-    let mut document = parse(&order.document).map_err(|error| error.to_string())?;
-    let machine =
-        translate::machine(&document, order.allow_emulation).map_err(|error| error.to_string())?;
+    let document = parse(&order.document).map_err(|error| error.to_string())?;
+    let machine = translate::machine(&document, translation(node, order))
+        .map_err(|error| error.to_string())?;
+    translate::empty(&machine.emptied)?;
     let log_dir = node.domain_log_dir(&order.name);
     let console = match &machine.console {
         Some(console) => Some(
@@ -223,7 +225,8 @@ fn start<'n>(
         program: &order.monitor,
         run_dir,
         log: &log,
-        description: &machine.description,
+        machine: &machine,
+        network: order.network.as_deref(),
         restore: restore.map(|restore| restore.path.as_path()),
         has_console: console.is_some(),
     };
@@ -232,7 +235,15 @@ fn start<'n>(
     let listener = protocol::listen(run_dir, protocol::SOCKET)
         .map_err(|error| format!("cannot listen: {error}"))?;
     let (state, events) = first_state(order);
-    let record = Record::started(node, order, &mut document, state, &events)
+    let mut live = document.clone();
+    translate::name_sockets(&mut live, run_dir);
+    let cards = live.devices.interfaces.iter_mut();
+    for (card, device) in cards.zip(monitor.networks().devices()) {
+        if let Some(dev) = device {
+            card.target.get_or_insert_default().dev = dev.to_owned();
+        }
+    }
+    let record = Record::started(node, order, &mut live, state, &events)
         .map_err(|error| error.to_string())?;
     if let Some(restore) = restore.filter(|restore| restore.consume) {
         // The machine has its memory mapped and keeps what it needs of the file.
@@ -258,7 +269,8 @@ fn start<'n>(
         record,
         order: order.clone(),
         policies: policies(&document),
-        machine,
+        document,
+        node,
         run_dir: run_dir.to_owned(),
         log,
         console,
@@ -273,6 +285,17 @@ fn start<'n>(
         quick_restarts: 0,
     };
     Ok((supervisor, messages))
+}
+
+/// How a domain's machine is made here: the monitor itself sees to it that nobody else has the
+/// images.
+fn translation<'a>(node: &'a Node, order: &'a Order) -> translate::Setting<'a> {
+    translate::Setting {
+        node,
+        allow_emulation: order.allow_emulation,
+        check_use: false,
+        services: &order.services,
+    }
 }
 
 /// Joins a monitor's ends to the console.

@@ -9,12 +9,13 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cenote_vmm::machine::{Client, Description, ExitReport, Status};
+use cenote_vmm::machine::{Client, ExitReport, Status};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 
+use super::network::{Inherited, Networks};
 use super::protocol;
-use crate::domains::translate::{CONTROL_SOCKET, EXIT_REPORT};
+use crate::domains::translate::{CONTROL_SOCKET, EXIT_REPORT, Machine, clear_sockets};
 use crate::domains::truth::{MONITOR_FILE, start_time};
 
 /// Name of the machine description in the run directory.
@@ -31,6 +32,7 @@ pub(crate) struct Monitor {
     pid: Pid,
     process: OwnedFd,
     control: Client,
+    networks: Networks,
 }
 
 /// Its ends of the guest's serial port, if it has one.
@@ -50,7 +52,9 @@ pub(crate) struct Setting<'a> {
     pub(crate) run_dir: &'a Path,
     /// Where its messages go.
     pub(crate) log: &'a Path,
-    pub(crate) description: &'a Description,
+    pub(crate) machine: &'a Machine,
+    /// The user-mode network's program, where a card needs one.
+    pub(crate) network: Option<&'a Path>,
     pub(crate) restore: Option<&'a Path>,
     pub(crate) has_console: bool,
 }
@@ -77,15 +81,21 @@ impl Monitor {
         for left in [CONTROL_SOCKET, EXIT_REPORT] {
             remove(&run_dir.join(left)).map_err(failed("cannot clear the run directory"))?;
         }
-        let text = serde_json::to_string_pretty(setting.description)
+        clear_sockets(&setting.machine.description.ports, run_dir)?;
+        let (networks, description) = Networks::start(setting)?;
+        let text = serde_json::to_string_pretty(&description)
             .map_err(|error| format!("cannot write the machine description: {error}"))?;
         fs::write(run_dir.join(DESCRIPTION), text)
             .map_err(failed("cannot write the machine description"))?;
         let log = super::console::open_log(setting.log, true)
             .map_err(failed("cannot open the monitor's log"))?;
         let mut child = command(setting, &log)
-            .and_then(|mut command| command.spawn())
+            .and_then(|mut command| {
+                let _inherited = Inherited::by_children(networks.monitor_ends())?;
+                command.spawn()
+            })
             .map_err(|error| format!("cannot run '{}': {error}", setting.program.display()))?;
+        let networks = networks.joined();
         let pid = Pid::from_child(&child);
         let process = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|error| format!("cannot watch the monitor: {error}"))?;
@@ -109,6 +119,7 @@ impl Monitor {
             pid,
             process,
             control,
+            networks,
         };
         let answered = monitor.call("status");
         let report = run_dir.join(EXIT_REPORT);
@@ -131,6 +142,11 @@ impl Monitor {
     /// Its process.
     pub(crate) fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// Its user-mode networks.
+    pub(crate) fn networks(&mut self) -> &mut Networks {
+        &mut self.networks
     }
 
     /// Something that kills it, from any thread.

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::domains::Cause;
+use super::network::CardReport;
+use crate::domains::{Cause, NetworkServices};
 
 /// Name of the supervisor's socket in the run directory.
 pub(crate) const SOCKET: &str = "supervisor.sock";
@@ -34,6 +35,11 @@ pub(crate) struct Order {
     pub(crate) allow_emulation: bool,
     /// The monitor's program.
     pub(crate) monitor: PathBuf,
+    /// The user-mode network's program, where a card needs one.
+    pub(crate) network: Option<PathBuf>,
+    /// What the guest's network has beyond the document.
+    #[serde(default)]
+    pub(crate) services: NetworkServices,
 }
 
 /// A saved machine.
@@ -76,6 +82,8 @@ pub(crate) enum Request {
     },
     /// What its processes have used.
     Stats,
+    /// How the networks of its cards stand.
+    Cards,
     /// The connection carries the console's bytes from here on.
     Console {
         force: bool,
@@ -92,6 +100,7 @@ pub(crate) enum Reply {
         ran_milliseconds: u64,
         resets: u64,
     },
+    Cards(Vec<CardReport>),
     /// The domain's state rules it out.
     Invalid {
         reason: String,

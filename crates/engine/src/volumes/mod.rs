@@ -30,6 +30,7 @@ pub use clone::CloneSettings;
 pub use collapse::AfterCommit;
 pub(crate) use collapse::Collapse;
 pub use create::{Compression, NewBacking, NewVolume, Preallocation, Qcow2Settings};
+pub(crate) use guard::identity;
 
 use crate::error::Result;
 use crate::node::Node;

@@ -31,7 +31,7 @@ pub const HAS_TABLET: bool = false;
 pub const HAS_UEFI: bool = false;
 /// Whether the machine has a memory balloon.
 pub const HAS_BALLOON: bool = false;
-/// Whether SMBIOS tables say what `<sysinfo>` says.
+/// Whether all that `<sysinfo>` says reaches the guest, not only its system's table.
 pub const HAS_SYSINFO: bool = false;
 /// Whether the machine has a watchdog.
 pub const HAS_WATCHDOG: bool = false;
@@ -75,10 +75,24 @@ pub fn missing_parts(domain: &Domain) -> Vec<MissingPart> {
         );
     }
     let tables = os.smbios.as_ref().map(|smbios| smbios.mode);
-    if !HAS_SYSINFO && tables.is_some_and(|mode| mode != SmbiosMode::Emulate) {
+    if tables == Some(SmbiosMode::Host) {
         part(
             "os/smbios",
-            "the guest's SMBIOS tables say what the monitor makes up",
+            "the guest's SMBIOS tables say what the monitor makes up, not what the host's do",
+            false,
+        );
+    }
+    let others = |info: &Sysinfo| {
+        info.bios.is_some()
+            || info.chassis.is_some()
+            || info.oem_strings.is_some()
+            || !info.base_boards.is_empty()
+    };
+    if !HAS_SYSINFO && tables == Some(SmbiosMode::Sysinfo) && domain.sysinfo.iter().any(others) {
+        part(
+            "sysinfo",
+            "of SMBIOS the guest is told the system's table only, not bios, baseBoard, chassis \
+             and oemStrings",
             false,
         );
     }

@@ -1,24 +1,34 @@
 //! From a domain's document to a machine description.
 //!
 //! Each part of the document is put into the description, has no effect on a guest (the model
-//! said so when the document was read), or is refused here by name and place. A part that the
-//! monitor gets later is added here and taken out of the refusals.
+//! said so when the document was read, or a note does), or is refused here by name and place. A
+//! part that the monitor gets later is added here and taken out of the refusals.
 
+mod cards;
+mod disks;
+mod ports;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use cenote_model::domain::{
-    Character, CharacterKind, ClockAdjustment, ClockBasis, ClockOffset, CpuFeaturePolicy, Domain,
-    machine,
+    Address, AddressKind, Character, CharacterKind, ClockAdjustment, ClockBasis, ClockOffset,
+    CpuFeaturePolicy, Domain, SmbiosMode, machine,
 };
 use cenote_model::{OnOff, YesNo};
 use cenote_vmm::boot::Protocol;
 use cenote_vmm::firmware::{self, Product};
 use cenote_vmm::machine::{
-    BootDescription, CharDevice, CpuDescription, Description, DriveDescriptions, FileSource,
+    BootDescription, CharDevice, CpuDescription, Description, DisplayDescription, FileSource,
     FirmwareDescription, MOST_VCPUS, OnReset, OnTripleFault, Place, SerialDescription, VERSION,
 };
 
+pub(crate) use self::cards::Joined;
+pub use self::cards::NetworkServices;
+pub(crate) use self::ports::{clear_sockets, empty, name_sockets};
 use super::error::Error as DomainError;
+use crate::node::Node;
 
 /// Name of the monitor's control socket in the run directory.
 pub(crate) const CONTROL_SOCKET: &str = "monitor.sock";
@@ -31,12 +41,20 @@ const BOOT_MENU: u16 = 2500;
 /// Memory is given in pages of this many bytes.
 const PAGE: u64 = 4096;
 
+/// Slots of the PCI bus that documents may give away; those below are the board's and the
+/// display's.
+const SLOTS: std::ops::RangeInclusive<u64> = 3..=31;
+
 /// What a domain's machine is made from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Machine {
     /// What the monitor is given. Its paths of sockets and reports are relative to the run
     /// directory, since paths of sockets are short.
     pub(crate) description: Description,
+    /// What each network card is joined to.
+    pub(crate) joined: Vec<Joined>,
+    /// Files that start empty.
+    pub(crate) emptied: Vec<PathBuf>,
     /// The first serial port, where the supervisor has its other end.
     pub(crate) console: Option<Console>,
     /// What the user is to know.
@@ -50,24 +68,42 @@ pub(crate) struct Console {
     pub(crate) files: Vec<(PathBuf, bool)>,
 }
 
+/// What a translation is made with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting<'a> {
+    /// Where volumes are found.
+    pub(crate) node: &'a Node,
+    /// Whether a host without virtualization extensions will do.
+    pub(crate) allow_emulation: bool,
+    /// Whether images that others have open are refused here; else the monitor does it.
+    pub(crate) check_use: bool,
+    /// What the guest's network has beyond the document.
+    pub(crate) services: &'a NetworkServices,
+}
+
 /// Makes the description of a domain's machine.
 ///
 /// # Errors
 /// [`DomainError::MachineLacks`] for the first part that cannot be honoured,
 /// [`DomainError::ComponentMissing`] for the first file that is not there.
-pub(crate) fn machine(document: &Domain, allow_emulation: bool) -> Result<Machine, DomainError> {
-    let translation = Translation { document };
+pub(crate) fn machine(document: &Domain, setting: Setting<'_>) -> Result<Machine, DomainError> {
+    let mut translation = Translation::new(setting.node, document);
+    translation.check_use = setting.check_use;
     if let Some(part) = machine::blockers(document).into_iter().next() {
         return Err(translation.lacks(&part.step, &part.text));
     }
-    let mut notes = Vec::new();
-    translation.devices(&mut notes)?;
+    if !document.devices.parallels.is_empty() {
+        return Err(translation.lacks("devices/parallel", "the machine has no parallel port"));
+    }
     let (serial, console) = translation.serial()?;
+    let (disks, ide) = translation.disks()?;
+    let (nics, joined) = translation.cards(setting.services)?;
+    let (ports, emptied) = translation.ports()?;
     let description = Description {
         version: VERSION,
         vcpus: translation.vcpus()?,
         memory: translation.memory()?,
-        cpu: translation.cpu(&mut notes),
+        cpu: translation.cpu(),
         boot: translation.boot(serial.is_some())?,
         product: translation.product(),
         serial,
@@ -77,26 +113,71 @@ pub(crate) fn machine(document: &Domain, allow_emulation: bool) -> Result<Machin
         // The supervisor decides, and records it.
         on_reset: OnReset::Exit,
         on_triple_fault: OnTripleFault::Exit,
-        allow_emulation,
+        allow_emulation: setting.allow_emulation,
         user: None,
-        ide: DriveDescriptions::new(),
-        disks: Vec::new(),
-        nics: Vec::new(),
-        ports: Vec::new(),
-        rng: !document.devices.rngs.is_empty(),
-        display: None,
+        ide,
+        disks,
+        nics,
+        ports,
+        rng: translation.rng(),
+        display: translation.display()?,
         control: Some(Place::Path(PathBuf::from(CONTROL_SOCKET))),
         exit_report: Some(Place::Path(PathBuf::from(EXIT_REPORT))),
     };
+    description
+        .check()
+        .map_err(|error| translation.lacks("devices", &error.to_string()))?;
     Ok(Machine {
         description,
+        joined,
+        emptied,
         console,
-        notes,
+        notes: translation.notes.take(),
     })
 }
 
-struct Translation<'a> {
+pub(crate) struct Translation<'a> {
+    node: &'a Node,
     document: &'a Domain,
+    check_use: bool,
+    notes: RefCell<Vec<String>>,
+    /// Slots that the document has given away.
+    slots: BTreeSet<u8>,
+}
+
+impl<'a> Translation<'a> {
+    pub(crate) fn new(node: &'a Node, document: &'a Domain) -> Self {
+        Self {
+            node,
+            document,
+            check_use: false,
+            notes: RefCell::default(),
+            slots: BTreeSet::new(),
+        }
+    }
+
+    fn note(&self, place: &str, text: &str) {
+        self.notes.borrow_mut().push(format!("{place}: {text}"));
+    }
+
+    /// The slot of an address, if it is one that devices can have here.
+    fn slot(&mut self, place: &str, address: Option<&Address>) -> Option<u8> {
+        let address = address.filter(|address| address.kind == AddressKind::Pci)?;
+        let zero = |number: Option<u64>| number.unwrap_or(0) == 0;
+        if !zero(address.bus.map(|n| n.0)) || !zero(address.domain.map(|n| n.0)) {
+            // Other buses are PCI Express's, of which the model speaks.
+            return None;
+        }
+        let slot = address.slot.map_or(0, |slot| slot.0);
+        let slot = Some(slot)
+            .filter(|slot| SLOTS.contains(slot) && zero(address.function.map(|n| n.0)))
+            .and_then(|slot| u8::try_from(slot).ok())
+            .filter(|slot| self.slots.insert(*slot));
+        if slot.is_none() {
+            self.note(place, "its PCI address is taken here; it gets another");
+        }
+        slot
+    }
 }
 
 impl Translation<'_> {
@@ -128,17 +209,18 @@ impl Translation<'_> {
         rounded.ok_or_else(|| self.lacks("memory", "more than a machine can have"))
     }
 
-    fn cpu(&self, notes: &mut Vec<String>) -> CpuDescription {
+    fn cpu(&self) -> CpuDescription {
         let features = self.document.cpu.iter().flat_map(|cpu| &cpu.features);
         for feature in features {
             if matches!(
                 feature.policy,
                 Some(CpuFeaturePolicy::Disable | CpuFeaturePolicy::Forbid)
             ) {
-                notes.push(format!(
-                    "cpu/feature: '{}' is not taken away; the guest sees the host's processor",
+                let text = format!(
+                    "'{}' is not taken away; the guest sees the host's processor",
                     feature.name
-                ));
+                );
+                self.note("cpu/feature", &text);
             }
         }
         CpuDescription::default()
@@ -168,6 +250,17 @@ impl Translation<'_> {
                     .to_owned(),
             });
         }
+        if self.boots_from_network() {
+            if !self.boots_from_disks() {
+                let text = "network boot (the cards have no boot ROM yet); boot a kernel, or from \
+                            a disk or CD-ROM";
+                return Err(self.lacks("os/boot", text));
+            }
+            self.note(
+                "os/boot",
+                "network boot is left out: the cards have no boot ROM yet",
+            );
+        }
         let os = &self.document.os;
         let menu = os
             .boot_menu
@@ -177,7 +270,8 @@ impl Translation<'_> {
         Ok(FirmwareDescription {
             image: None,
             menu: menu.map(|menu| u32::from(menu.timeout.unwrap_or(BOOT_MENU))),
-            only_listed: false,
+            // As libvirt does: what has no turn is not booted from.
+            only_listed: self.boots_from_disks(),
             fail_wait: bios.and_then(|bios| bios.reboot_timeout),
             serial_console: has_serial
                 && bios.is_some_and(|bios| bios.use_serial == Some(YesNo::Yes)),
@@ -186,13 +280,95 @@ impl Translation<'_> {
 
     /// Only firmware tells the guest who its machine is.
     fn product(&self) -> Option<Product> {
-        if self.document.os.is_direct_kernel() {
+        let document = self.document;
+        let smbios = document.os.smbios.as_ref().map(|smbios| smbios.mode);
+        if document.os.is_direct_kernel() {
+            if smbios == Some(SmbiosMode::Sysinfo) {
+                let text = "firmware hands over these tables; a kernel booted directly has none";
+                self.note("os/smbios", text);
+            }
             return None;
         }
-        Some(Product {
-            uuid: self.document.uuid.map(|uuid| uuid.hyphenated().to_string()),
+        let mut product = Product {
+            uuid: document.uuid.map(|uuid| uuid.hyphenated().to_string()),
             ..Product::default()
-        })
+        };
+        if smbios == Some(SmbiosMode::Sysinfo) {
+            for block in document
+                .sysinfo
+                .iter()
+                .filter_map(|info| info.system.as_ref())
+            {
+                for entry in &block.entries {
+                    self.product_entry(&mut product, entry.name.as_deref(), &entry.value);
+                }
+            }
+        }
+        Some(product)
+    }
+
+    fn product_entry(&self, product: &mut Product, name: Option<&str>, value: &str) {
+        let field = match name.unwrap_or_default() {
+            "manufacturer" => &mut product.manufacturer,
+            "product" => &mut product.name,
+            "version" => &mut product.version,
+            "serial" => &mut product.serial,
+            "sku" => &mut product.sku,
+            "family" => &mut product.family,
+            // The domain's own.
+            "uuid" => return,
+            other => {
+                self.note("sysinfo/system/entry", &format!("'{other}' is not told"));
+                return;
+            }
+        };
+        *field = Some(value.trim().to_owned());
+    }
+
+    fn rng(&self) -> bool {
+        let rngs = &self.document.devices.rngs;
+        if rngs.iter().any(|rng| rng.rate.is_some()) {
+            self.note("devices/rng/rate", "random numbers are not rationed");
+        }
+        if rngs.len() > 1 {
+            self.note(
+                "devices/rng[2]",
+                "the machine has one source of random numbers",
+            );
+        }
+        !rngs.is_empty()
+    }
+
+    /// A display adapter is there where the document has one, or a screen for viewers.
+    fn display(&self) -> Result<Option<DisplayDescription>, DomainError> {
+        let devices = &self.document.devices;
+        let model = |video: &cenote_model::domain::Video| {
+            video
+                .model
+                .as_ref()
+                .map_or("vga".to_owned(), |m| m.kind.clone())
+        };
+        let adapters = devices.videos.iter().filter(|video| model(video) != "none");
+        let count = adapters.count();
+        if count > 1 {
+            self.note("devices/video[2]", "the machine has one display adapter");
+        }
+        let by_viewers = devices.videos.is_empty() && !devices.graphics.is_empty();
+        if count == 0 && !by_viewers {
+            return Ok(None);
+        }
+        let wants_rom = !self.document.os.is_direct_kernel();
+        if wants_rom && firmware::locate().display.is_none() {
+            return Err(DomainError::ComponentMissing {
+                domain: self.document.name.to_string(),
+                component: "the display's option ROM vgabios-bochs-display.bin is not installed"
+                    .to_owned(),
+                remedy: "install it (apt-get install seabios), or see what else is missing: \
+                         cenote doctor"
+                    .to_owned(),
+            });
+        }
+        Ok(Some(DisplayDescription::default()))
     }
 
     /// A file that must be there and be readable.
@@ -208,35 +384,6 @@ impl Translation<'_> {
                 ),
             }),
         }
-    }
-
-    fn devices(&self, notes: &mut Vec<String>) -> Result<(), DomainError> {
-        let devices = &self.document.devices;
-        for disk in &devices.disks {
-            if disk.source.is_some() {
-                let text = format!("the machine has no disks yet ('{}')", disk.target.dev);
-                return Err(self.lacks("devices/disk", &text));
-            }
-            notes.push(format!(
-                "devices/disk: drive '{}' is not there yet",
-                disk.target.dev
-            ));
-        }
-        if let Some(card) = devices.interfaces.first() {
-            let text = format!(
-                "the machine has no network cards yet (type '{}')",
-                card.kind
-            );
-            return Err(self.lacks("devices/interface", &text));
-        }
-        if !devices.parallels.is_empty() {
-            return Err(self.lacks("devices/parallel", "the machine has no parallel port"));
-        }
-        for channel in &devices.channels {
-            let name = channel.target.name.as_deref().unwrap_or("(unnamed)");
-            notes.push(format!("devices/channel: '{name}' is not there yet"));
-        }
-        Ok(())
     }
 
     fn serial(&self) -> Result<(Option<SerialDescription>, Option<Console>), DomainError> {

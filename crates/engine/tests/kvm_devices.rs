@@ -1,0 +1,366 @@
+//! Domains with disks, drives and network cards, run with stock kernels and with SeaBIOS. The
+//! kernels are the lab's: `cargo xtask lab --tests cenote-engine -- kvm_devices --ignored`. The
+//! tests of firmware run on any `/dev/kvm`.
+
+#![allow(clippy::unwrap_used)] // A failed expectation fails the test.
+
+#[allow(dead_code, reason = "each suite uses its part")]
+#[path = "../../../fixtures/guests.rs"]
+#[allow(unreachable_pub, reason = "a module of several suites")]
+mod guests;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cenote_engine::{
+    DefineOptions, DomainState, ErrorKind, Node, NodeOptions, Scope, ShutOffReason, StartOptions,
+};
+
+/// Longer than anything takes on a busy machine that emulates.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+struct Bench {
+    dir: tempfile::TempDir,
+    node: Node,
+}
+
+impl Drop for Bench {
+    /// Nothing outlives a test, whatever became of it.
+    fn drop(&mut self) {
+        for domain in self.node.domains().unwrap_or_default() {
+            if domain.id.is_some() {
+                let _ = self.node.domain_destroy(&domain.uuid, false);
+            }
+        }
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // In the lab the programs' own test harnesses lie beside this one, under the same names.
+        let programs = match std::env::var_os("CENOTE_LAB") {
+            Some(_) => Some(Path::new("/lab/bin")),
+            None => Path::new(env!("CARGO_BIN_EXE_cenote-supervisor")).parent(),
+        };
+        let node = Node::open(&NodeOptions {
+            programs: programs.map(Path::to_owned),
+            allow_emulation: true,
+            backing_dirs: vec![dir.path().to_owned()],
+            ..NodeOptions::in_dir(dir.path().join("state"))
+        })
+        .unwrap();
+        Bench { dir, node }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn define(&self, xml: &str) {
+        let options = DefineOptions::default();
+        self.node.domain_define(xml, options).unwrap();
+    }
+
+    fn start(&self, name: &str) {
+        let options = StartOptions::default();
+        self.node.domain_start(name, options).unwrap();
+    }
+
+    /// What the guest has said since the domain was first run.
+    fn said(&self, name: &str) -> String {
+        let log = self.node.domain_log_dir(name).join("console.log");
+        String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned()
+    }
+
+    fn wait_said(&self, name: &str, text: &str) {
+        let begun = Instant::now();
+        while !self.said(name).contains(text) {
+            let said = self.said(name);
+            assert!(begun.elapsed() < PATIENCE, "no {text:?} in {said}");
+            let state = self.node.domain(name).unwrap().state;
+            assert!(
+                !matches!(state, DomainState::ShutOff(_)),
+                "{state:?} {said}"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn wait_off(&self, name: &str) -> ShutOffReason {
+        let begun = Instant::now();
+        loop {
+            if let DomainState::ShutOff(reason) = self.node.domain(name).unwrap().state {
+                return reason;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{}", self.said(name));
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Runs a program that must succeed.
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {text}{errors}"
+    );
+    text
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A domain of a stock kernel whose first process runs `command`.
+fn stock(name: &str, command: &str, devices: &str) -> String {
+    let command = command
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    format!(
+        "<domain type='kvm'><name>{name}</name><memory unit='MiB'>512</memory>\
+         <os><type>hvm</type><kernel>/lab/guest/vmlinux-cloud</kernel>\
+         <initrd>/lab/guest/initramfs-tools.cpio.gz</initrd>\
+         <cmdline>console=ttyS0 quiet panic=-1 GUEST=\"{command}\"</cmdline></os>\
+         <devices>{devices}<serial type='pty'/></devices></domain>"
+    )
+}
+
+/// Makes a file system at the first start, and starts again; at the second start finds it whole,
+/// has an address given, and waits for a line before it ends.
+const WORK: &str = "d=/dev/vda; if ! e2fsck -fn $d >/dev/null 2>&1; then \
+    /tools/bin/mke2fs -q -t ext4 $d && mkdir -p /m && mount -t ext4 $d /m && \
+    dd if=/dev/urandom of=/m/file bs=64k count=64 2>/dev/null && \
+    (cd /m && sha256sum file >sum) && umount /m && reboot -f; fi; \
+    mkdir -p /m && mount -t ext4 $d /m && (cd /m && sha256sum -c sum) && umount /m && \
+    echo serial $(cat /sys/block/vda/serial) && ip link set eth0 up && \
+    echo mac $(cat /sys/class/net/eth0/address) && udhcpc -i eth0 -f -n -q && \
+    ip -4 addr show eth0 && echo over to you && read line && echo heard $line";
+
+/// Rows 118 to 125: a qcow2 overlay whose guest writes to it, across a restart of the guest, and
+/// a card of the user-mode network.
+#[test]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+fn a_guest_writes_to_its_overlay_and_is_given_an_address() {
+    let bench = Bench::new();
+    let [base, overlay] = ["base.raw", "overlay.qcow2"].map(|name| bench.path(name));
+    run(
+        "qemu-img",
+        &["create", "-q", "-f", "raw", text(&base), "96M"],
+    );
+    let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"];
+    run(
+        "qemu-img",
+        &[&arguments[..], &[text(&base), text(&overlay)]].concat(),
+    );
+    let devices = format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none' \
+         discard='unmap'/><source file='{}'/><target dev='vda' bus='virtio'/>\
+         <serial>CENOTE-1</serial></disk>\
+         <interface type='user'><mac address='52:54:00:12:34:56'/><model type='virtio'/>\
+         </interface><rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>",
+        overlay.display()
+    );
+    bench.define(&stock("g", WORK, &devices));
+    bench.define(&stock("h", WORK, &devices));
+    bench.start("g");
+    bench.wait_said("g", "over to you");
+    let cards = bench.node.domain_cards("g", Scope::Live).unwrap();
+    let [card] = cards.as_slice() else {
+        panic!("{cards:?}");
+    };
+    assert_eq!(card.mac.as_deref(), Some("52:54:00:12:34:56"));
+    let [lease] = card.leases.as_slice() else {
+        panic!("{card:?}");
+    };
+    assert_eq!(
+        (lease.mac.as_str(), lease.address.as_str()),
+        ("52:54:00:12:34:56", "10.0.2.15")
+    );
+    assert!(card.traffic.unwrap().from_guest.frames > 0, "{card:?}");
+    // Another domain cannot have the image meanwhile.
+    let refused = bench.node.domain_start("h", StartOptions::default());
+    let error = refused.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidState);
+    assert!(
+        error.to_string().contains("is in use by domain 'g'"),
+        "{error}"
+    );
+    let mut console = bench.node.domain_console("g", false).unwrap().stream;
+    console.write_all(b"go\n").unwrap();
+    assert_eq!(bench.wait_off("g"), ShutOffReason::Shutdown);
+    let said = bench.said("g");
+    assert!(said.contains("serial CENOTE-1"), "{said}");
+    assert!(said.contains("file: OK"), "{said}");
+    assert!(said.contains("mac 52:54:00:12:34:56"), "{said}");
+    assert!(said.contains("inet 10.0.2.15/24"), "{said}");
+    assert!(said.contains("heard go"), "{said}");
+    assert!(said.contains("guest: status 0"), "{said}");
+    // Programs of others find the images whole and the base untouched.
+    run("qemu-img", &["check", "-q", text(&overlay)]);
+    let raw = bench.path("flat.raw");
+    run(
+        "qemu-img",
+        &["convert", "-O", "raw", text(&overlay), text(&raw)],
+    );
+    run("e2fsck", &["-fn", text(&raw)]);
+    let base_content = std::fs::read(&base).unwrap();
+    assert!(base_content.iter().all(|byte| *byte == 0));
+}
+
+/// A boot sector that says one letter on COM1 and stops.
+fn boot_sector(letter: u8) -> Vec<u8> {
+    let mut sector = vec![
+        0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xb0, letter, // mov al, letter
+        0xee,   // out dx, al
+        0xb0, b'\n', // mov al, '\n'
+        0xee,  // out dx, al
+        0xf4,  // hlt
+        0xeb, 0xfd, // jmp to the halt
+    ];
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    // More than one cylinder, or SeaBIOS passes it over.
+    sector.resize(1 << 20, 0);
+    sector
+}
+
+/// Row 109: firmware boots what the document names first, from either bus.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn firmware_boots_in_the_documents_order() {
+    let bench = Bench::new();
+    let [virtio, ide, blank] = ["virtio.raw", "ide.qcow2", "blank.raw"].map(|n| bench.path(n));
+    std::fs::write(&virtio, boot_sector(b'V')).unwrap();
+    let raw = bench.path("ide.raw");
+    std::fs::write(&raw, boot_sector(b'I')).unwrap();
+    run(
+        "qemu-img",
+        &["convert", "-O", "qcow2", text(&raw), text(&ide)],
+    );
+    std::fs::write(&blank, vec![0; 1 << 20]).unwrap();
+    let disk = |file: &Path, format: &str, dev: &str, boot: &str| {
+        format!(
+            "<disk type='file'><driver type='{format}'/><source file='{}'/>\
+             <target dev='{dev}'/>{boot}</disk>",
+            file.display()
+        )
+    };
+    let order = |order: u32| format!("<boot order='{order}'/>");
+    let table = [
+        (
+            "v",
+            disk(&virtio, "raw", "vda", &order(1)) + &disk(&ide, "qcow2", "hda", &order(2)),
+            "V\n",
+        ),
+        (
+            "i",
+            disk(&virtio, "raw", "vda", &order(2)) + &disk(&ide, "qcow2", "hda", &order(1)),
+            "I\n",
+        ),
+        ("c", disk(&virtio, "raw", "vda", ""), "V\n"),
+    ];
+    for (name, disks, says) in table {
+        bench.define(&format!(
+            "<domain type='kvm'><name>{name}</name><memory unit='MiB'>64</memory>\
+             <os><type>hvm</type></os><devices>{disks}<disk type='file' device='cdrom'>\
+             <target dev='hdc'/></disk><video><model type='vga'/></video>\
+             <serial type='pty'/></devices></domain>"
+        ));
+        bench.start(name);
+        bench.wait_said(name, says);
+        bench.node.domain_destroy(name, false).unwrap();
+        assert_eq!(bench.said(name), says);
+    }
+}
+
+/// Processes whose command line has `word` in it.
+fn processes_with(word: &str) -> usize {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let line = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
+    let lines = entries.filter_map(line);
+    lines
+        .filter(|line| String::from_utf8_lossy(line).contains(word))
+        .count()
+}
+
+fn wait_gone(word: &str) {
+    let begun = Instant::now();
+    while processes_with(word) > 0 {
+        assert!(begun.elapsed() < PATIENCE, "a process stays");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The network of a card comes and goes with its monitor, and a port of the host that is taken is
+/// named.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_network_lives_as_long_as_its_machine() {
+    let bench = Bench::new();
+    let kernel = bench.path("kernel");
+    std::fs::write(&kernel, guests::heartbeat(true)).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let said = bench.path("port.log");
+    let define = |name: &str| {
+        bench.define(&format!(
+            "<domain type='kvm'><name>{name}</name><memory>8192</memory>\
+             <os><type>hvm</type><kernel>{}</kernel></os><devices><interface type='user'>\
+             <portForward proto='tcp' address='127.0.0.1'><range start='{port}' to='22'/>\
+             </portForward></interface><serial type='pty'/>\
+             <channel type='unix'><target type='virtio' name='org.example.0'/></channel>\
+             <channel type='file'><source path='{}'/><target type='virtio' name='log'/></channel>\
+             </devices></domain>",
+            kernel.display(),
+            said.display()
+        ));
+        bench.node.domain(name).unwrap().uuid
+    };
+    let uuid = define("g");
+    let networks = || processes_with(&format!("g.{uuid}/network0.json"));
+    let start = || bench.node.domain_start("g", StartOptions::default());
+    let error = start().unwrap_err().to_string();
+    assert!(error.contains(&format!("127.0.0.1:{port}")), "{error}");
+    wait_gone(&uuid);
+    drop(taken);
+    start().unwrap();
+    assert_eq!(networks(), 1);
+    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let live = bench.node.domain_xml("g", Default::default()).unwrap();
+    let (_, socket) = live.split_once("<source mode='bind' path='").unwrap();
+    let (socket, _) = socket.split_once('\'').unwrap();
+    std::os::unix::net::UnixStream::connect(socket).unwrap();
+    assert!(said.exists());
+    // A guest that is started again has a network again, at the same port.
+    let starts = || {
+        let said = bench.said("g");
+        let counts = said.lines().filter_map(|line| line.strip_prefix("HB "));
+        counts
+            .filter(|count| count.bytes().all(|byte| byte == b'0'))
+            .count()
+    };
+    let wait_starts = |wanted| {
+        let begun = Instant::now();
+        while starts() < wanted {
+            assert!(begun.elapsed() < PATIENCE);
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait_starts(1);
+    bench.node.domain_reboot("g").unwrap();
+    wait_starts(2);
+    assert_eq!(networks(), 1);
+    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    bench.node.domain_destroy("g", false).unwrap();
+    wait_gone(&uuid);
+    std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+}
