@@ -1,4 +1,4 @@
-//! The server, message by message. Clients that no one here wrote are in `tests/lab_net.rs`.
+//! The server, message by message. Clients that no one here wrote are in `tests/kvm_net.rs`.
 
 use super::*;
 use proptest::prelude::*;

@@ -1,5 +1,5 @@
 //! A network process with a guest that consists of frames, for tests. The guest's TCP is as much
-//! as a socket pair needs, which neither loses nor reorders; stock Linux guests are in `lab_net`.
+//! as a socket pair needs, which neither loses nor reorders; stock Linux guests are in `kvm_net`.
 
 use cenote_net::frame::{self, Datagram, Mac, Route};
 use rustix::net::{
