@@ -14,6 +14,7 @@ use common::{
 };
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
+use std::{fs::File, os::fd::AsFd as _, process::Command};
 
 #[test]
 #[ignore = "needs /dev/kvm"]
@@ -309,6 +310,57 @@ fn a_saved_guest_goes_on_three_times_from_the_same_file() {
         String::from_utf8_lossy(&refused.stderr).contains("damaged: its state"),
         "{refused:?}"
     );
+}
+
+/// The sandbox is on, so that a disk is changed with what the monitor has.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_disk_is_changed_again_and_again_under_a_running_guest() {
+    let mut guest = counting();
+    let folder = guest.folder.path().to_owned();
+    let create = |name: &str, backing: Option<&str>, size: &str| {
+        let mut command = Command::new("qemu-img");
+        command.args(["create", "-q", "-f", "qcow2"]);
+        if let Some(backing) = backing {
+            // The monitor has it locked.
+            command.args(["-u", "-F", "qcow2", "-b", backing]);
+        }
+        command.arg(folder.join(name)).arg(size);
+        assert!(command.status().unwrap().success());
+    };
+    create("0", None, "1M");
+    create("other", None, "2M");
+    let layer = json!({"file": {"path": folder.join("0")}, "format": "qcow2"});
+    guest.description["disks"] = json!([{"name": "vda", "queues": 2, "chain": [layer]}]);
+    let monitor = Monitor::start(&guest, &[]);
+    wait_for("counting", || monitor.output().len() > 5);
+    let change = |names: &[&str]| {
+        let open = |name: &&str| {
+            let top = *name == names[0];
+            let file = File::options()
+                .read(true)
+                .write(top)
+                .open(folder.join(name));
+            file.unwrap()
+        };
+        let files: Vec<File> = names.iter().map(open).collect();
+        let descriptors: Vec<_> = files.iter().map(File::as_fd).collect();
+        let chain: Vec<_> = names.iter().map(|_| json!({"format": "qcow2"})).collect();
+        let parameters = json!({"disk": "vda", "chain": chain});
+        monitor.request("change-disk", parameters, &descriptors)
+    };
+    create("1", Some("0"), "1M");
+    change(&["1", "0"]).unwrap();
+    let refused = change(&["other"]).unwrap_err();
+    assert!(refused.contains("bytes"), "{refused}");
+    create("2", Some("1"), "1M");
+    change(&["2", "1", "0"]).unwrap();
+    let before = monitor.output().len();
+    wait_for("counting on", || monitor.output().len() > before + 5);
+    monitor.call("quit", json!(null));
+    let ended = monitor.wait();
+    assert_eq!(ended.cause(), "quit", "{ended:?}");
+    assert_eq!(ended.report.as_ref().unwrap()["detail"], Value::Null);
 }
 
 #[test]

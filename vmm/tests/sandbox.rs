@@ -76,6 +76,7 @@ const ATTEMPTS: &[(&str, Attempt, bool)] = &[
     ),
     ("fork", fork, false),
     ("make code", make_code, false),
+    ("set up an io_uring", make_ring, false),
     (
         "signal",
         |_| {
@@ -116,6 +117,17 @@ fn make_code(_: &mut Given) -> io::Result<()> {
     // SAFETY: new memory, which nobody uses.
     unsafe { mmap_anonymous(std::ptr::null_mut(), 4096, all, MapFlags::PRIVATE) }?;
     Ok(())
+}
+
+/// It could be asked for files and sockets, past the filter.
+fn make_ring(_: &mut Given) -> io::Result<()> {
+    // `struct io_uring_params` is 120 bytes long.
+    let mut parameters = [0u32; 30];
+    // SAFETY: the kernel reads and writes the structure, which is long enough.
+    match unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, &raw mut parameters) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// What every thread is left with: the use of what is open, and memory.
