@@ -165,7 +165,12 @@ fn step(ide: &Mutex<Ide>, memory: &GuestMemory, source: &mut Source<'_>) {
             let length = 1 << (what >> 5 & 3).min(2);
             ide.window_write(window, u64::from(place & 0x0f), &data[..length]);
         }
-        9 => save_and_restore(&mut ide),
+        // Seldom, since a transfer's buffer becomes a long text.
+        9 if what & 0x70 == 0 => save_and_restore(&mut ide),
+        9 => {
+            let offset = source.byte();
+            ide.config_write(offset & !3, &source.word().to_le_bytes()[..4]);
+        }
         10 => {
             // What the threads have under way is done.
             ide.pause();
@@ -180,17 +185,43 @@ fn step(ide: &Mutex<Ide>, memory: &GuestMemory, source: &mut Source<'_>) {
     }
 }
 
-fuzz_target!(|input: &[u8]| {
+/// The controller lives for the whole run, since its threads are costly to make.
+fn machine() -> (Arc<Mutex<Ide>>, GuestMemory) {
     let memory = MemoryLayout::new(MEMORY)
         .and_then(|layout| layout.map())
         .expect("memory");
     let lines: [Arc<dyn IrqLine>; 2] = [line(), line()];
     let ide = Ide::new(drives(), lines, &memory).expect("host resources");
-    ide.lock().config_write(4, &[7, 0]);
-    ide.lock().enable_channels();
+    (ide, memory)
+}
+
+thread_local! {
+    static MACHINE: (Arc<Mutex<Ide>>, GuestMemory) = machine();
+}
+
+fn play(ide: &Mutex<Ide>, memory: &GuestMemory, input: &[u8]) {
+    {
+        let mut ide = ide.lock();
+        ide.pause();
+        ide.reset();
+        ide.resume();
+        ide.config_write(4, &[7, 0]);
+        ide.enable_channels();
+        for (position, full) in [
+            (Position::PrimarySlave, true),
+            (Position::SecondaryMaster, false),
+        ] {
+            let medium = full.then(|| image(Format::Raw, false, 50 << 11));
+            ide.change_medium(position, medium, true)
+                .expect("there is a drive");
+        }
+    }
     let mut source = Source::new(input);
     while !source.is_empty() {
-        step(&ide, &memory, &mut source);
+        step(ide, memory, &mut source);
     }
-    ide.lock().pause();
+}
+
+fuzz_target!(|input: &[u8]| {
+    MACHINE.with(|(ide, memory)| play(ide, memory, input));
 });
