@@ -109,7 +109,7 @@ fn works(disk: Value) -> String {
 }
 
 #[test]
-#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm -- block --ignored"]
+#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm -- kvm_block --ignored"]
 fn a_file_system_on_a_raw_disk_is_whole() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("disk.raw");
@@ -127,7 +127,7 @@ fn a_file_system_on_a_raw_disk_is_whole() {
 }
 
 #[test]
-#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm -- block --ignored"]
+#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm -- kvm_block --ignored"]
 fn a_file_system_on_a_qcow2_chain_is_whole() {
     let folder = tempfile::tempdir().unwrap();
     let (top, layers) = chain(folder.path());

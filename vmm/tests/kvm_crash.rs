@@ -113,7 +113,7 @@ fn images(folder: &Path) -> (PathBuf, Value) {
 /// A guest is saved in the middle of its work together with its disk; then it goes on from there
 /// again and again, and is killed at another moment each time.
 #[test]
-#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm -- crash --ignored"]
+#[ignore = "needs real KVM: cargo xtask lab --tests cenote-vmm -- kvm_crash --ignored"]
 fn what_a_guest_has_flushed_survives_the_monitor() {
     let rounds = std::env::var(ROUNDS).map_or(USUAL_ROUNDS, |text| text.parse().unwrap());
     let mut guest = Guest::kernel("vmlinux-cloud", WORK, 2, 256 * MIB);
