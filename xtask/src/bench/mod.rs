@@ -21,7 +21,7 @@ Usage: cargo xtask bench image|vmm|wipe [--rounds N] [--only TEXT] [--folder FOL
   image            the image engine beside qemu-img: reads, writes, convert, commit, rebase,
                    flatten, check, overlays, long chains, and the memory each takes
   vmm              the monitor beside Debian's QEMU in the lab: start to init, own memory, save
-                   and restore; release builds
+                   and restore, disks, network; release builds
   wipe             overwriting 2 GiB beside plain writes, shred and scrub; --only is not for it
 
   --rounds N       runs of each case, taken in turn; the median counts (3)

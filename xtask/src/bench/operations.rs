@@ -321,7 +321,7 @@ fn row(name: &str, variants: &[&[&str]], goal: f64) -> Row {
 fn value(unit: Unit, measured: &measure::Measured) -> f64 {
     match unit {
         Unit::CpuMilliseconds => measured.cpu * 1000.0 / OVERLAYS as f64,
-        Unit::Seconds | Unit::MebibytesPerSecond => measured.seconds,
+        Unit::Seconds | Unit::MebibytesPerSecond | Unit::RequestsPerSecond => measured.seconds,
         Unit::Mebibytes => measured.peak_rss as f64 / 1024.0,
     }
 }

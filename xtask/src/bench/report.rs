@@ -10,6 +10,8 @@ use std::fs;
 pub(super) enum Unit {
     /// More is better.
     MebibytesPerSecond,
+    /// More is better.
+    RequestsPerSecond,
     /// Less is better.
     Seconds,
     /// Less is better.
@@ -22,6 +24,7 @@ impl Unit {
     fn name(self) -> &'static str {
         match self {
             Self::MebibytesPerSecond => "MiB/s",
+            Self::RequestsPerSecond => "1/s",
             Self::Seconds => "s",
             Self::CpuMilliseconds => "ms CPU",
             Self::Mebibytes => "MiB",
@@ -83,7 +86,9 @@ impl Row {
     /// How many times as fast as `peer` we are.
     fn ratio(&self, peer: &Series) -> f64 {
         match self.unit {
-            Unit::MebibytesPerSecond => self.ours.median() / peer.median(),
+            Unit::MebibytesPerSecond | Unit::RequestsPerSecond => {
+                self.ours.median() / peer.median()
+            }
             Unit::Seconds | Unit::CpuMilliseconds | Unit::Mebibytes => {
                 peer.median() / self.ours.median()
             }
@@ -216,7 +221,7 @@ fn table(peer: &str, rows: &[Row]) -> String {
     }
     let transfers: Vec<&Row> = rows
         .iter()
-        .filter(|row| row.unit == Unit::MebibytesPerSecond)
+        .filter(|row| matches!(row.unit, Unit::MebibytesPerSecond | Unit::RequestsPerSecond))
         .collect();
     if !transfers.is_empty() {
         let of = |ratio: &dyn Fn(&Row) -> f64| {

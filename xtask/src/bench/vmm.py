@@ -6,16 +6,20 @@ Prints a line per value: {"case": "…", "program": "…", "value": N, "rss": KI
 turns within each round. Only modules of python3-minimal are used.
 """
 
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
 
 KERNEL = "/lab/guest/vmlinux-cloud"
 INITRD = "/lab/guest/initramfs.cpio.gz"
+TOOLS = "/lab/guest/initramfs-tools.cpio.gz"
 READY = b"guest: ready"
-PATIENCE = 120
+DONE = b"bench: done"
+PATIENCE = 300
 FOLDER = "/tmp/bench-vmm"
 
 
@@ -23,7 +27,7 @@ def command_line(guest):
     return f'console=ttyS0 quiet panic=-1 GUEST="{guest}"'
 
 
-def cenote(guest, memory, restore=None):
+def cenote(guest, memory, restore=None, initrd=INITRD, devices=""):
     control = f"{FOLDER}/control"
     description = f"{FOLDER}/machine.json"
     line = command_line(guest).replace('"', '\\"')
@@ -31,19 +35,19 @@ def cenote(guest, memory, restore=None):
         file.write(
             f'{{"version": 1, "vcpus": 1, "memory": {memory << 20},'
             f' "boot": {{"kernel": {{"image": {{"path": "{KERNEL}"}},'
-            f' "initrd": {{"path": "{INITRD}"}}, "command_line": "{line}"}}}},'
-            f' "serial": {{"backend": "stdio"}}, "control": "{control}"}}'
+            f' "initrd": {{"path": "{initrd}"}}, "command_line": "{line}"}}}},'
+            f' "serial": {{"backend": "stdio"}}, "control": "{control}"{devices}}}'
         )
     words = ["cenote-vmm", "--machine", description]
     return words + (["--paused", "--restore", restore] if restore else [])
 
 
-def qemu(machine, guest, memory, restore=None):
+def qemu(machine, guest, memory, restore=None, initrd=INITRD, devices=()):
     words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
     words += ["-machine", f"{machine},accel=kvm", "-cpu", "host", "-smp", "1"]
-    words += ["-m", str(memory), "-kernel", KERNEL, "-initrd", INITRD]
+    words += ["-m", str(memory), "-kernel", KERNEL, "-initrd", initrd]
     words += ["-append", command_line(guest), "-serial", "stdio"]
-    words += ["-qmp", f"unix:{FOLDER}/control,server=on,wait=off"]
+    words += ["-qmp", f"unix:{FOLDER}/control,server=on,wait=off", *devices]
     return words + (["-S", "-incoming", f"exec:cat {restore}"] if restore else [])
 
 
@@ -57,7 +61,7 @@ PROGRAMS = {
 class Running:
     """A monitor, its guest's output, and its control socket."""
 
-    def __init__(self, words):
+    def __init__(self, words, descriptors=()):
         for name in ("control", "messages"):
             try:
                 os.unlink(f"{FOLDER}/{name}")
@@ -70,6 +74,7 @@ class Running:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=open(f"{FOLDER}/messages", "w"),
+            pass_fds=descriptors,
         )
         self.output = b""
         self.socket = None
@@ -215,18 +220,161 @@ def save_and_restore(name, words):
     tell("restore 1 GiB", name, seconds)
 
 
+DISK_SIZE = 256 << 20
+
+
+def disk(name, words):
+    """fio in the guest, on a disk whose image has all its clusters; the page cache is left out."""
+    make_disks()
+    for kind in ("raw", "qcow2"):
+        one_disk(name, words, kind, f"{FOLDER}/files/disk.{kind}")
+
+
+def make_disks():
+    """Images on a file system in memory: the build machine's own disk is not to be measured."""
+    files = f"{FOLDER}/files"
+    raw, qcow2 = f"{files}/disk.raw", f"{files}/disk.qcow2"
+    if os.path.exists(qcow2):
+        return
+    os.makedirs(files, exist_ok=True)
+    os.makedirs(f"{FOLDER}/memory", exist_ok=True)
+    device = f"{FOLDER}/memory/device"
+    for words in (
+        f"mount -t tmpfs -o size=1g memory {FOLDER}/memory",
+        f"truncate -s 900M {device}",
+        f"mke2fs -q -F -t ext4 -m 0 -E lazy_itable_init=0,lazy_journal_init=0 {device}",
+        f"mount -o loop {device} {files}",
+    ):
+        subprocess.run(words.split(), check=True)
+    with open(raw, "wb") as file:
+        for _ in range(DISK_SIZE >> 20):
+            file.write(os.urandom(1 << 20))
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, qcow2], check=True)
+    # Writing them back must not fall into a measurement.
+    os.sync()
+
+
+def one_disk(name, words, kind, path):
+    if name == "cenote-vmm":
+        image = f'{{"file": {{"path": "{path}"}}, "format": "{kind}"}}'
+        devices = f', "disks": [{{"name": "vda", "cache": "none", "chain": [{image}]}}]'
+    else:
+        drive = f"file={path},if=none,id=vda,format={kind},cache=none,aio=io_uring"
+        devices = ["-object", "iothread,id=io", "-drive", drive]
+        devices += ["-device", "virtio-blk-pci,drive=vda,iothread=io"]
+    fio = "fio --name=x --filename=/dev/vda --direct=1 --ioengine=libaio --runtime=3 --time_based"
+    runs = "randread:4k:1 randwrite:4k:1 randread:4k:32 randwrite:4k:32 read:1m:4 write:1m:4"
+    guest = f"for r in {runs}; do set -- $(echo $r | tr : ' '); echo value $r $({fio} --rw=$1"
+    guest += " --bs=$2 --iodepth=$3 --output-format=terse | cut -d';' -f7,8,48,49 | tr ';' ' ');"
+    guest += " done; echo bench: done; sleep 1000"
+    running = Running(words(guest, 512, initrd=TOOLS, devices=devices))
+    running.until(DONE)
+    rss = running.own_memory(512)
+    for run, *figures in values(running, runs.split()):
+        # KiB/s and requests per second, of reading and of writing; one of the two is nothing.
+        bandwidth, requests, written, writes = map(int, figures)
+        how, size, depth = run.split(":")
+        way = "read" if "read" in how else "write"
+        if size == "1m":
+            tell(f"disk {kind}, 1 MiB {way}", name, (bandwidth + written) / 1024, rss)
+        else:
+            case = f"disk {kind}, 4 KiB random {way}, depth {depth}"
+            tell(case, name, requests + writes, rss)
+    running.end()
+
+
+def values(running, names):
+    """The words of the lines `value NAME …` that the guest has printed; there is one for each."""
+    lines = running.output.decode(errors="replace").splitlines()
+    found = [line.split()[1:] for line in lines if line.startswith("value ")]
+    if [words[0] for words in found if len(words) > 1] != names:
+        running.fail("a figure is missing")
+    return found
+
+
+HOST, GUEST, ECHO = "10.9.0.1", "10.9.0.2", 7
+MAC = "52:54:00:12:34:56"
+
+
+def tap():
+    """A tap with virtio headers, up; it goes with its last descriptor."""
+    TUNSETIFF, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x400454CA, 0x0002, 0x1000, 0x4000
+    descriptor = os.open("/dev/net/tun", os.O_RDWR)
+    flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+    fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", b"bench0", flags))
+    for words in (f"addr add {HOST}/24 dev bench0", "link set bench0 up"):
+        subprocess.run(["ip", *words.split()], check=True)
+    return descriptor
+
+
+def network(name, words):
+    """TCP between guest and host over a tap, without vhost: streams, and one byte to and fro."""
+    descriptor = tap()
+    if name == "cenote-vmm":
+        backend = f'{{"tap": [{{"fd": {descriptor}}}]}}'
+        devices = f', "nics": [{{"name": "net0", "mac": "{MAC}", "backend": {backend}}}]'
+    else:
+        devices = ["-netdev", f"tap,id=net0,fd={descriptor},vhost=off"]
+        devices += ["-device", f"virtio-net-pci,netdev=net0,mac={MAC},romfile="]
+    server = subprocess.Popen(
+        ["iperf3", "-s", "-B", HOST], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    guest = f"ip addr add {GUEST}/24 dev eth0; ip link set eth0 up; nc -ll -p {ECHO} -e cat &"
+    guest += f" for r in -4 -R; do echo value $r $(iperf3 -c {HOST} -t 4 -f k $r"
+    guest += " | grep receiver); done; echo bench: done; sleep 1000"
+    running = Running(words(guest, 512, initrd=TOOLS, devices=devices), [descriptor])
+    os.close(descriptor)
+    try:
+        running.until(DONE)
+        rss = running.own_memory(512)
+        for way, *line in values(running, ["-4", "-R"]):
+            rate = float(line[line.index("Kbits/sec") - 1]) * 1000 / 8 / (1 << 20)
+            case = "guest to host" if way == "-4" else "host to guest"
+            tell(f"network, TCP {case}", name, rate, rss)
+        tell("network, TCP request and response", name, round_trips(), rss)
+    finally:
+        running.end()
+        server.kill()
+        server.wait()
+
+
+def round_trips():
+    """How many bytes per second come back from the guest, one at a time."""
+    with socket.create_connection((GUEST, ECHO), PATIENCE) as stream:
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        count, seconds = -100, 0
+        while seconds < 3:
+            # The first hundred are not counted.
+            if count == 0:
+                begun = time.monotonic()
+            stream.sendall(b"x")
+            if stream.recv(1) != b"x":
+                sys.exit("the guest does not answer")
+            count += 1
+            if count > 0:
+                seconds = time.monotonic() - begun
+    return count / seconds
+
+
 # What is measured, and for which programs.
-CASES = {"start": (start, PROGRAMS), "save": (save_and_restore, ["cenote-vmm", "QEMU q35"])}
+BOTH = ["cenote-vmm", "QEMU q35"]
+CASES = {
+    "start": (start, PROGRAMS),
+    "save": (save_and_restore, BOTH),
+    "disk": (disk, BOTH),
+    "network": (network, BOTH),
+}
 
 
 def main():
     rounds = int(sys.argv[1])
     wanted = sys.argv[2] if len(sys.argv) > 2 else ""
     os.makedirs(FOLDER, exist_ok=True)
-    for _ in range(rounds):
+    for turn in range(rounds):
         for case, (measure, programs) in CASES.items():
-            if wanted in case:
-                for name in programs:
+            if wanted in case or case in wanted:
+                # Each program comes first as often as last.
+                for name in list(programs)[:: -1 if turn % 2 else 1]:
                     measure(name, PROGRAMS[name])
 
 
