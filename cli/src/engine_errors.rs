@@ -82,7 +82,7 @@ fn of_domain(error: &Domain) -> Code {
         Domain::MachineLacks { .. } => Code::E0605,
         Domain::StartFailed { .. } | Domain::Monitor { .. } => Code::E0606,
         Domain::BadSaveFile { .. } => Code::E0607,
-        Domain::InvalidArgument(_) => Code::E0608,
+        Domain::InvalidArgument(_) | Domain::NoDisk { .. } => Code::E0608,
         Domain::NoMetadata => Code::E0609,
         Domain::Busy(_) => Code::E0105,
         Domain::NoProgram(_) => Code::E0110,

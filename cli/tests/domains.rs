@@ -127,7 +127,10 @@ fn documents_go_round_and_validate() {
     cenote.ok("define again.xml");
     assert_eq!(cenote.ok("dumpxml web"), first);
     assert_eq!(cenote.ok("dumpxml web --inactive --migratable"), first);
-    assert_eq!(cenote.ok("dumpxml web --xpath //disk/target/@dev"), "vda\n");
+    assert_eq!(
+        cenote.ok("dumpxml web --xpath //disk/target/@dev"),
+        "vda\nhdc\n"
+    );
     assert_eq!(cenote.ok("dumpxml web --xpath //nothing"), "");
     let help = cenote.ok("dumpxml --help");
     assert!(help.contains("configuration, not its memory"), "{help}");

@@ -101,7 +101,10 @@ fn a_removed_field_is_noticed() {
 fn every_reading_command_prints_what_its_schema_says() {
     let cenote = fixture();
     let known = schemas::all();
-    for entry in verbs::all().iter().filter(|entry| entry.kind == Kind::Read) {
+    // Nothing runs in the fixture; `kvm_domains` has these.
+    let needs_a_run = |name: &str| ["domblkstat", "domifaddr"].contains(&name);
+    let reading = verbs::all().iter().filter(|entry| entry.kind == Kind::Read);
+    for entry in reading.filter(|entry| !needs_a_run(entry.name)) {
         let (_, schema) = known
             .iter()
             .find(|(name, _)| *name == entry.name)

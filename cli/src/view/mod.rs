@@ -3,6 +3,7 @@
 //! Fields may be added. To remove or rename one breaks scripts and fails the schema test.
 
 mod chain;
+mod devices;
 mod domain;
 mod node;
 mod pool;
@@ -14,6 +15,7 @@ pub use chain::{
     ChainItem, CheckItem, ComparisonItem, FindingItem, MapItem, MapItems, SnapshotItem,
     SnapshotItems,
 };
+pub use devices::{AddressItem, AddressItems, DiskStatItem, DomainStatItem, DomainStatItems};
 pub use domain::{
     DomainDetail, DomainDiskItem, DomainDiskItems, DomainInterfaceItem, DomainInterfaceItems,
     DomainItem, DomainItems, DomainStateItem, VcpuCountItem, VcpuCountItems,

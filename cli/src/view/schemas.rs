@@ -3,10 +3,11 @@
 use schemars::{Schema, schema_for};
 
 use super::{
-    CertificateItem, ChainItem, CheckItem, ComparisonItem, ConfigSetting, DoctorReport,
-    DomainDetail, DomainDiskItem, DomainInterfaceItem, DomainItem, DomainStateItem, Done,
-    ErrorPage, HostEvent, JobItem, MapItem, NodeInfo, PoolItem, PoolTypeItem, RepairItem,
-    SnapshotItem, VcpuCountItem, VersionInfo, VolumeItem, WipeItem,
+    AddressItem, CertificateItem, ChainItem, CheckItem, ComparisonItem, ConfigSetting,
+    DiskStatItem, DoctorReport, DomainDetail, DomainDiskItem, DomainInterfaceItem, DomainItem,
+    DomainStatItem, DomainStateItem, Done, ErrorPage, HostEvent, JobItem, MapItem, NodeInfo,
+    PoolItem, PoolTypeItem, RepairItem, SnapshotItem, VcpuCountItem, VersionInfo, VolumeItem,
+    WipeItem,
 };
 use crate::plan::Plan;
 
@@ -18,9 +19,12 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("config-show", schema_for!(Vec<ConfigSetting>)),
         ("doctor", schema_for!(DoctorReport)),
         ("domblklist", schema_for!(Vec<DomainDiskItem>)),
+        ("domblkstat", schema_for!(DiskStatItem)),
+        ("domifaddr", schema_for!(Vec<AddressItem>)),
         ("domiflist", schema_for!(Vec<DomainInterfaceItem>)),
         ("dominfo", schema_for!(DomainDetail)),
         ("domstate", schema_for!(DomainStateItem)),
+        ("domstats", schema_for!(Vec<DomainStatItem>)),
         ("done", schema_for!(Done)),
         ("event", schema_for!(HostEvent)),
         ("explain", schema_for!(ErrorPage)),

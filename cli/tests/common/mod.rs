@@ -216,7 +216,8 @@ pub fn domains(cenote: &Cenote) {
             "<domain type='kvm'><name>{name}</name>{uuid}<memory>524288</memory>\
              <vcpu>2</vcpu><os><type>hvm</type></os><devices>\
              <disk type='file'><driver name='qemu' type='raw'/><source file='{}'/>\
-             <target dev='vda'/></disk><serial type='pty'/></devices></domain>",
+             <target dev='vda'/></disk><disk type='file' device='cdrom'><target dev='hdc'/></disk>\
+             <serial type='pty'/></devices></domain>",
             disk.display()
         );
         std::fs::write(cenote.path(&format!("{name}.xml")), xml).expect("written");

@@ -58,10 +58,10 @@ mod volumes;
 mod wipes;
 
 pub use domains::{
-    Amount, CardInfo, Cause, ConsoleStream, CrashedReason, DefineOptions, DomainInfo, DomainState,
-    Error as DomainError, Hold, NetworkServices, PausedReason, Resumption, RunStats, RunningReason,
-    Scope, ShutOffReason, ShutdownReason, StartOptions, Started, UndefineOptions, Undefined,
-    XmlOptions,
+    Amount, CardInfo, Cause, ConsoleStream, CrashedReason, DefineOptions, DiskStats, DomainInfo,
+    DomainState, DomainStats, Error as DomainError, Hold, MediumChange, NetworkServices,
+    PausedReason, Resumption, RunStats, RunningReason, Scope, ShutOffReason, ShutdownReason,
+    StartOptions, Started, UndefineOptions, Undefined, XmlOptions,
 };
 pub use error::{Error, Result};
 pub use events::{Event, EventWatcher};
@@ -89,3 +89,5 @@ pub use cenote_pools::{
     BackingInfo, BuildMode, ErrorKind, FormatOrigin, NoProgress, Permissions, Progress, Transfer,
     Usage, VolumeId, VolumeInfo, VolumeKind,
 };
+pub use cenote_vmm::machine::DiskStatus;
+pub use cenote_vmm::virtio::block::BlockCounts;

@@ -298,3 +298,58 @@ fn images_in_use_are_named_before_the_start() {
     let (_, message, _) = start_fails(&node, &disk(""));
     assert!(message.contains("nonexistent/kernel"), "{message}");
 }
+
+/// Rows of `change-media`, `attach-disk` and `detach-disk` for the next start.
+#[test]
+fn disks_and_discs_of_the_next_start() {
+    use cenote_engine::MediumChange;
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path());
+    let xml = document("g", "").replace(
+        "</domain>",
+        "<devices><disk type='file' device='cdrom'><target dev='hdc'/></disk></devices></domain>",
+    );
+    node.domain_define(&xml, DefineOptions::default()).unwrap();
+    let change = |drive: &str, change: MediumChange| {
+        node.domain_change_media("g", Scope::Config, drive, &change, false)
+    };
+    let says = || node.domain_xml("g", XmlOptions::default()).unwrap();
+    let error = change("hdc", MediumChange::Eject).unwrap_err().to_string();
+    assert!(error.contains("doesn't have media"), "{error}");
+    change("hdc", MediumChange::Insert("/a.iso".into())).unwrap();
+    assert!(says().contains("<source file='/a.iso'/>"));
+    let again = change("hdc", MediumChange::Insert("/b.iso".into()));
+    let error = again.unwrap_err().to_string();
+    assert!(error.contains("already has media"), "{error}");
+    change("/a.iso", MediumChange::Update("/b.iso".into())).unwrap();
+    assert!(says().contains("<source file='/b.iso'/>"));
+    change("hdc", MediumChange::Eject).unwrap();
+    assert!(!says().contains("<source file="));
+    let error = change("vda", MediumChange::Eject).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    // Disks.
+    let mut disk = cenote_model::domain::Disk::default();
+    disk.target.dev = "vdb".to_owned();
+    disk.source = Some(cenote_model::domain::DiskSource {
+        file: Some("/data.raw".to_owned()),
+        ..Default::default()
+    });
+    let attach = |scope| node.domain_attach_disk("g", scope, &disk);
+    attach(Scope::Config).unwrap();
+    assert!(says().contains("<source file='/data.raw'/>"));
+    let error = attach(Scope::Current).unwrap_err().to_string();
+    assert!(error.contains("target vdb already exists"), "{error}");
+    assert_eq!(
+        attach(Scope::Live).unwrap_err().kind(),
+        ErrorKind::InvalidState
+    );
+    let detach = || node.domain_detach_disk("g", Scope::Config, "vdb");
+    assert_eq!(detach().unwrap().as_deref(), Some("/data.raw"));
+    assert!(!says().contains("vdb"));
+    assert_eq!(detach().unwrap_err().kind(), ErrorKind::NotFound);
+    // What a domain that does not run has.
+    let stats = node.domain_stats("g").unwrap();
+    assert_eq!((stats.state, stats.memory_kib), ((5, 0), (65536, 65536)));
+    assert_eq!(stats.disks.len(), 1);
+    assert!(node.domain_disk_stats("g").is_err());
+}

@@ -16,7 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cenote_engine::{
-    DefineOptions, DomainState, ErrorKind, Node, NodeOptions, Scope, ShutOffReason, StartOptions,
+    DefineOptions, DomainState, ErrorKind, MediumChange, Node, NodeOptions, Scope, ShutOffReason,
+    StartOptions, XmlOptions,
 };
 
 /// Longer than anything takes on a busy machine that emulates.
@@ -233,6 +234,39 @@ fn boot_sector(letter: u8) -> Vec<u8> {
     sector
 }
 
+/// What a running domain shows and counts, and another disc in its drive.
+fn look_at_devices(bench: &Bench, name: &str) {
+    let picture = bench.path("screen.png");
+    bench.node.domain_screenshot(name, &picture).unwrap();
+    assert!(std::fs::read(&picture).unwrap().starts_with(b"\x89PNG"));
+    let disks = bench.node.domain_disk_stats(name).unwrap();
+    let vda = disks.iter().find(|disk| disk.target == "vda").unwrap();
+    let status = vda.status.as_ref().unwrap();
+    assert_eq!(status.size, 1 << 20);
+    assert!(status.counts.reads > 0 && status.counts.read_bytes >= 512);
+    let disc = bench.path("disc.iso");
+    std::fs::write(&disc, vec![0; 1 << 20]).unwrap();
+    let change = |change: MediumChange| {
+        let node = &bench.node;
+        node.domain_change_media(name, Scope::Live, "hdc", &change, false)
+    };
+    change(MediumChange::Insert(text(&disc).to_owned())).unwrap();
+    let live = || bench.node.domain_xml(name, XmlOptions::default()).unwrap();
+    assert!(live().contains("disc.iso"), "{}", live());
+    let missing = change(MediumChange::Update("/nonexistent.iso".to_owned()));
+    let error = missing.unwrap_err().to_string();
+    assert!(error.contains("/nonexistent.iso"), "{error}");
+    assert!(live().contains("disc.iso"), "{}", live());
+    change(MediumChange::Eject).unwrap();
+    assert!(!live().contains("disc.iso"), "{}", live());
+    let definition = XmlOptions {
+        inactive: true,
+        ..XmlOptions::default()
+    };
+    let defined = bench.node.domain_xml(name, definition).unwrap();
+    assert!(!defined.contains("disc.iso") && !defined.contains("tray"));
+}
+
 /// Row 109: firmware boots what the document names first, from either bus.
 #[test]
 #[ignore = "needs /dev/kvm"]
@@ -277,6 +311,9 @@ fn firmware_boots_in_the_documents_order() {
         ));
         bench.start(name);
         bench.wait_said(name, says);
+        if name == "v" {
+            look_at_devices(&bench, name);
+        }
         bench.node.domain_destroy(name, false).unwrap();
         assert_eq!(bench.said(name), says);
     }

@@ -41,4 +41,6 @@ pub use nics::{DescriptorNumber, NicBackend, NicDescription, NicDescriptionError
 pub use notices::Notice;
 pub use ports::{PortBackend, PortDescription, PortError};
 pub use report::{ExitCause, ExitReport};
-pub use run::{Command, CommandError, Machine, MachineError, Remote, RunState, Status, StopReason};
+pub use run::{
+    Command, CommandError, DiskStatus, Machine, MachineError, Remote, RunState, Status, StopReason,
+};

@@ -24,12 +24,12 @@ use crate::{
     overlay::Overlay,
     sandbox::{self, Class},
     snapshot::{self, MachineState, STATE_VERSION, SnapshotError},
-    virtio::block::Block,
+    virtio::block::{Block, BlockCounts},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs::File,
     io,
     sync::{
@@ -120,6 +120,9 @@ pub struct Status {
     /// Names of the network cards whose host's side has closed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost_links: Vec<String>,
+    /// What the guest has done with its virtio disks, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub disks: BTreeMap<String, DiskStatus>,
     /// Number of virtual processors.
     pub vcpus: u8,
     /// Memory in bytes.
@@ -128,6 +131,16 @@ pub struct Status {
     pub resets: u64,
     /// For how long the guest has run, in milliseconds, pauses not counted.
     pub ran_milliseconds: u64,
+}
+
+/// Status of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Size in bytes.
+    pub size: u64,
+    /// What the guest has asked for.
+    #[serde(flatten)]
+    pub counts: BlockCounts,
 }
 
 /// Why a command was not carried out.
@@ -479,6 +492,7 @@ impl Machine {
             },
             reason: (!self.running && self.stopped_by_error).then_some(StopReason::IoError),
             lost_links: self.lost_links.clone(),
+            disks: self.disks.iter().map(disk_status).collect(),
             vcpus: self.vcpus.len() as u8,
             memory: self.layout.size(),
             resets: self.resets,
@@ -763,4 +777,14 @@ pub(super) fn run_vcpu(
         }
         vcpu.complete(ports, memory);
     }
+}
+
+fn disk_status(disk: &DiskFunction) -> (String, DiskStatus) {
+    let disk = disk.lock();
+    let block = disk.device();
+    let status = DiskStatus {
+        size: block.size(),
+        counts: block.counts(),
+    };
+    (block.name().to_owned(), status)
 }

@@ -2,6 +2,7 @@
 
 mod console;
 mod define;
+mod devices;
 mod edit;
 mod life;
 mod read;
@@ -25,6 +26,9 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry::of::<read::DomUuid>(),
     Entry::of::<read::DomBlkList>(),
     Entry::of::<read::DomIfList>(),
+    Entry::of::<devices::DomBlkStat>(),
+    Entry::of::<devices::DomIfAddr>(),
+    Entry::of::<devices::DomStats>(),
     Entry::of::<read::VcpuCount>(),
     Entry::of::<life::Start>(),
     Entry::of::<life::Create>(),
@@ -47,6 +51,11 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry::of::<save::SaveImageDumpXml>(),
     Entry::of::<save::SaveImageDefine>(),
     Entry::of::<save::SaveImageEdit>(),
+    Entry::of::<devices::ChangeMedia>(),
+    Entry::of::<devices::AttachDisk>(),
+    Entry::of::<devices::DetachDisk>(),
+    Entry::of::<devices::Screenshot>(),
+    Entry::of::<devices::SendKey>(),
     Entry::of::<define::Define>(),
     Entry::of::<define::Undefine>(),
     Entry::of::<define::DomRename>(),

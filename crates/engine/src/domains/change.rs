@@ -38,7 +38,7 @@ pub enum Amount {
 
 /// What a change is, for events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Topic {
+pub(super) enum Topic {
     /// Words for people and programs, which no machine is made from.
     Words,
     /// What the machine is made from.
@@ -225,7 +225,7 @@ impl Node {
         parse_stored(&row.name, &text.unwrap_or_default())
     }
 
-    fn change_domain(
+    pub(super) fn change_domain(
         &self,
         key: &str,
         scope: Scope,
@@ -235,7 +235,7 @@ impl Node {
         let (row, _lock) = self.lock_domain(key)?;
         let (live, config) = meant(&row, scope)?;
         if live && topic == Topic::Machine {
-            let reason = "cannot change memory or processors of a running domain";
+            let reason = "cannot change memory, processors or devices of a running domain";
             let hint = format!(
                 "change them for the next start with --config: cenote dominfo {}",
                 row.name
@@ -289,7 +289,7 @@ impl Node {
 }
 
 /// Whether `scope` means what runs, and the definition.
-fn meant(row: &DomainRow, scope: Scope) -> Result<(bool, bool)> {
+pub(super) fn meant(row: &DomainRow, scope: Scope) -> Result<(bool, bool)> {
     let (live, config) = match scope {
         Scope::Current => (row.is_active(), !row.is_active()),
         Scope::Config => (false, true),

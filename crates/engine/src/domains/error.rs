@@ -100,6 +100,14 @@ pub enum Error {
     /// The domain has no metadata of that namespace.
     #[error("metadata not found: Requested metadata element is not present")]
     NoMetadata,
+    /// The domain has no such disk or drive.
+    #[error("invalid argument: domain '{domain}' has no disk or drive '{target}'")]
+    NoDisk {
+        /// The domain.
+        domain: String,
+        /// What was asked for.
+        target: String,
+    },
     /// The domain has no stream that can be attached to.
     #[error("cannot find a console of domain '{0}'")]
     NoConsole(String),
@@ -118,7 +126,9 @@ impl Error {
     /// The class of the error, for exit codes.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::NotFound(_) | Error::NoSuchId(_) | Error::NoMetadata => ErrorKind::NotFound,
+            Error::NotFound(_) | Error::NoSuchId(_) | Error::NoMetadata | Error::NoDisk { .. } => {
+                ErrorKind::NotFound
+            }
             Error::NameTaken { .. } | Error::UuidTaken { .. } => ErrorKind::Exists,
             Error::InvalidOperation { .. }
             | Error::ComponentMissing { .. }
@@ -179,6 +189,9 @@ impl Error {
                 "install '{program}' beside cenote, or name its folder with CENOTE_PROGRAMS"
             )),
             Error::BadSaveFile { .. } => Some("name a file that 'cenote save' wrote".into()),
+            Error::NoDisk { domain, .. } => {
+                Some(format!("see which it has: cenote domblklist {domain}"))
+            }
             Error::NoConsole(domain) => Some(format!(
                 "add <serial type='pty'/> to its devices: cenote edit {domain}"
             )),

@@ -269,6 +269,7 @@ impl Node {
                     autodestroy: options.autodestroy,
                     cause,
                     allow_emulation: self.allows_emulation(),
+                    backing_dirs: self.backing_dirs().to_vec(),
                     monitor,
                     network,
                     services: options.services.clone(),
@@ -491,7 +492,12 @@ impl Node {
         Ok(row.name)
     }
 
-    fn ask_row(&self, row: &DomainRow, action: &'static str, request: &Request) -> Result<()> {
+    pub(super) fn ask_row(
+        &self,
+        row: &DomainRow,
+        action: &'static str,
+        request: &Request,
+    ) -> Result<()> {
         if !row.is_active() {
             return Err(not_running(&row.name));
         }

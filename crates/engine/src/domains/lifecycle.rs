@@ -34,6 +34,8 @@ pub enum Cause {
     ConnectionClosed,
     /// The node started it because it is marked for that.
     Autostart,
+    /// The host could not read or write a disk, whose error policy is to stop.
+    IoError,
 }
 
 /// An event of a domain's life.
@@ -48,6 +50,7 @@ pub(crate) enum Lifecycle {
     StartedRestored,
     SuspendedPaused,
     SuspendedRestored,
+    SuspendedIoError,
     ResumedUnpaused,
     ShutdownFinished { by_guest: bool },
     StoppedShutdown,
@@ -71,6 +74,7 @@ impl Lifecycle {
             Lifecycle::StartedRestored => ("Started", "Restored"),
             Lifecycle::SuspendedPaused => ("Suspended", "Paused"),
             Lifecycle::SuspendedRestored => ("Suspended", "Restored"),
+            Lifecycle::SuspendedIoError => ("Suspended", "I/O Error"),
             Lifecycle::ResumedUnpaused => ("Resumed", "Unpaused"),
             Lifecycle::ShutdownFinished { by_guest: true } => {
                 ("Shutdown", "Finished after guest request")

@@ -24,7 +24,7 @@ mod wait;
 
 pub use change::{Amount, Scope};
 pub use define::{DefineOptions, UndefineOptions, Undefined};
-pub use devices::CardInfo;
+pub use devices::{CardInfo, DiskStats, DomainStats, MediumChange};
 pub use error::Error;
 pub use life::{ConsoleStream, Hold, Resumption, RunStats, StartOptions, Started};
 pub use lifecycle::Cause;

@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 use cenote_model::Document as _;
 use cenote_model::domain::{Domain, LifecycleAction};
 
+use cenote_vmm::machine::{Notice, RunState, StopReason};
+
 use super::console::Console;
 use super::end::{self, Button, Next, Outcome};
+use super::live;
 use super::monitor::{End, Monitor, Setting};
 use super::protocol::{Order, Reply, Request};
 use super::record::Record;
@@ -136,6 +139,10 @@ impl Supervisor<'_> {
                     Flow::On
                 }
                 Message::Ended(end) => self.ended(&end, ending.take()),
+                Message::Noticed(notice) => {
+                    self.noticed(&notice);
+                    Flow::On
+                }
             };
             if matches!(flow, Flow::Over) {
                 break;
@@ -168,6 +175,12 @@ impl Supervisor<'_> {
             Request::Reset => "reset",
             Request::Stats => "status",
             Request::Cards => return Reply::Cards(monitor.networks().reports()),
+            Request::Screenshot { path } => return reply_of(live::screenshot(monitor, path)),
+            Request::ChangeMedium {
+                document,
+                target,
+                force,
+            } => return reply_of(self.change_medium(document, target, *force)),
             Request::Destroy { .. } | Request::Save { .. } | Request::Console { .. } => {
                 return invalid("not asked here");
             }
@@ -208,10 +221,41 @@ impl Supervisor<'_> {
                     monitor: pid,
                     ran_milliseconds: status.ran_milliseconds,
                     resets: status.resets,
+                    disks: status.disks,
                 };
             }
         };
         reply_of(recorded.map_err(|error| error.to_string()))
+    }
+
+    /// Something happened to the machine that nobody had asked for.
+    fn noticed(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Stopped { .. } | Notice::Lost { .. } => self.look_whether_stopped(),
+            Notice::LinkLost { nic } => {
+                tracing::warn!(nic, "the network behind a card has ended; its link is down");
+            }
+        }
+    }
+
+    /// Records that the machine stands still, if it does since the host could not read or write.
+    fn look_whether_stopped(&mut self) {
+        let Phase::Up { monitor, paused } = &mut self.phase else {
+            return;
+        };
+        // It may have gone on meanwhile.
+        let stopped = monitor.call("status").is_ok_and(|status| {
+            status.state == RunState::Paused && status.reason == Some(StopReason::IoError)
+        });
+        if *paused || !stopped {
+            return;
+        }
+        *paused = true;
+        let state = DomainState::Paused(PausedReason::IoError);
+        let events = [Lifecycle::SuspendedIoError];
+        if let Err(error) = self.record.state(state, &events, Cause::IoError, None) {
+            tracing::warn!(%error, "a state cannot be recorded");
+        }
     }
 
     /// Ends the domain; its end answers.
@@ -363,8 +407,12 @@ impl Supervisor<'_> {
                     restore: None,
                     has_console: self.console.is_some(),
                 };
-                let (monitor, ends) =
-                    Monitor::start(&setting, self.sender.clone(), Message::Ended)?;
+                let (monitor, ends) = Monitor::start(
+                    &setting,
+                    self.sender.clone(),
+                    Message::Ended,
+                    Message::Noticed,
+                )?;
                 let output = super::join(self.console.as_ref(), ends)?;
                 Ok((monitor, output))
             });

@@ -11,6 +11,7 @@
 mod act;
 pub(crate) mod console;
 mod end;
+mod live;
 mod monitor;
 pub(crate) mod network;
 pub(crate) mod protocol;
@@ -149,14 +150,15 @@ fn unlock() -> io::Result<()> {
 /// Why it could not be started; later nobody would hear it.
 fn supervise(arguments: &Arguments) -> Result<(), String> {
     let text = |error: crate::Error| error.to_string();
+    let order = read_order(&arguments.order)?;
     let node = Node::open(&NodeOptions {
+        backing_dirs: order.backing_dirs.clone(),
         state_dir: Some(arguments.state_dir.clone()),
         runtime_dir: Some(arguments.runtime_dir.clone()),
         skip_repair: true,
         ..NodeOptions::default()
     })
     .map_err(text)?;
-    let order = read_order(&arguments.order)?;
     let life = lock::life_path(&node.domains_dir(), &order.uuid);
     let life = lock::acquire(&life, LAST_BREATH).map_err(text)?;
     let Some(_life) = life else {
@@ -230,7 +232,8 @@ fn start<'n>(
         restore: restore.map(|restore| restore.path.as_path()),
         has_console: console.is_some(),
     };
-    let (mut monitor, ends) = Monitor::start(&setting, sender.clone(), Message::Ended)?;
+    let (mut monitor, ends) =
+        Monitor::start(&setting, sender.clone(), Message::Ended, Message::Noticed)?;
     let output = join(console.as_ref(), ends)?;
     let listener = protocol::listen(run_dir, protocol::SOCKET)
         .map_err(|error| format!("cannot listen: {error}"))?;

@@ -9,7 +9,7 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cenote_vmm::machine::{Client, ExitReport, Status};
+use cenote_vmm::machine::{Client, ExitReport, Notice, Status};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 
@@ -64,7 +64,8 @@ impl Monitor {
     /// told by `message` when it ends, however that comes.
     ///
     /// To be called from the thread that lives as long as the supervisor: the kernel kills the
-    /// monitor when that thread ends.
+    /// monitor when that thread ends. What happens to the machine without a request is told by
+    /// `noticed`.
     ///
     /// # Errors
     /// What the monitor said, or what the system did.
@@ -72,6 +73,7 @@ impl Monitor {
         setting: &Setting<'_>,
         ended: Sender<M>,
         message: fn(End) -> M,
+        noticed: fn(Notice) -> M,
     ) -> Result<(Monitor, Ends), String> {
         let run_dir = setting.run_dir;
         let failed = |what: &str| {
@@ -121,7 +123,9 @@ impl Monitor {
             control,
             networks,
         };
-        let answered = monitor.call("status");
+        let answered = monitor
+            .call("status")
+            .and_then(|_| listen(run_dir, ended.clone(), noticed));
         let report = run_dir.join(EXIT_REPORT);
         if let Err(reason) = answered {
             end(&mut child);
@@ -159,11 +163,49 @@ impl Monitor {
         self.control.call(method).map_err(|error| described(&error))
     }
 
+    /// Makes a request with descriptors.
+    pub(crate) fn request(
+        &mut self,
+        method: &str,
+        parameters: &serde_json::Value,
+        files: &[File],
+    ) -> Result<(), String> {
+        let descriptors: Vec<_> = files.iter().map(File::as_fd).collect();
+        let answer = self.control.request(method, parameters, &descriptors);
+        answer.map(drop).map_err(|error| described(&error))
+    }
+
     /// Saves the machine, which stands still, to an open file, and goes on standing.
     pub(crate) fn save(&mut self, file: &File) -> Result<(), String> {
         let saved = self.control.request("save", &json!({}), &[file.as_fd()]);
         saved.map(drop).map_err(|error| described(&error))
     }
+}
+
+/// Passes on what happens to the machine without anybody's request, until it ends.
+fn listen<M: Send + 'static>(
+    run_dir: &Path,
+    sender: Sender<M>,
+    noticed: fn(Notice) -> M,
+) -> Result<(), String> {
+    let watch = protocol::at_short_path(run_dir, CONTROL_SOCKET, |path| {
+        Client::connect(path).map_err(io::Error::other)
+    });
+    let watch = watch.map_err(|error| error.to_string())?;
+    let (_, notices) = watch.watch().map_err(|error| described(&error))?;
+    let started = thread::Builder::new()
+        .name("notices".to_owned())
+        .stack_size(256 * 1024)
+        .spawn(move || {
+            for notice in notices.map_while(Result::ok) {
+                if sender.send(noticed(notice)).is_err() {
+                    break;
+                }
+            }
+        });
+    started
+        .map(drop)
+        .map_err(|error| format!("cannot start a thread: {error}"))
 }
 
 /// An error with its causes, in one line.

@@ -1,12 +1,14 @@
 //! What commands and supervisors say to each other: one JSON document per line over a Unix
 //! socket in the domain's run directory.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use cenote_vmm::machine::DiskStatus;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,9 @@ pub(crate) struct Order {
     pub(crate) autodestroy: bool,
     pub(crate) cause: Cause,
     pub(crate) allow_emulation: bool,
+    /// Where backing files may lie besides the pools.
+    #[serde(default)]
+    pub(crate) backing_dirs: Vec<PathBuf>,
     /// The monitor's program.
     pub(crate) monitor: PathBuf,
     /// The user-mode network's program, where a card needs one.
@@ -84,6 +89,16 @@ pub(crate) enum Request {
     Stats,
     /// How the networks of its cards stand.
     Cards,
+    /// What the screen shows, as PNG, to a file that exists.
+    Screenshot {
+        path: PathBuf,
+    },
+    /// Go over to another document, which differs in the disc of the drive `target`.
+    ChangeMedium {
+        document: String,
+        target: String,
+        force: bool,
+    },
     /// The connection carries the console's bytes from here on.
     Console {
         force: bool,
@@ -99,6 +114,8 @@ pub(crate) enum Reply {
         monitor: u32,
         ran_milliseconds: u64,
         resets: u64,
+        #[serde(default)]
+        disks: BTreeMap<String, DiskStatus>,
     },
     Cards(Vec<CardReport>),
     /// The domain's state rules it out.

@@ -149,6 +149,17 @@ impl<'n> Record<'n> {
         })
     }
 
+    /// Records that the running domain is another document's now.
+    pub(crate) fn document(&self, live: &str) -> Result<()> {
+        self.write("record a domain's document", |transaction| {
+            transaction.execute(
+                "UPDATE domains SET live = ?2 WHERE id = ?1 AND live IS NOT NULL",
+                params![self.row, live],
+            )?;
+            Ok(())
+        })
+    }
+
     /// Records that the guest was reset, or started again, and runs on.
     pub(crate) fn rebooted(
         &self,

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cenote_vmm::machine::Notice;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -27,6 +28,8 @@ pub(crate) enum Message {
     Request(Request, Sender<Reply>),
     /// The monitor ended.
     Ended(End),
+    /// Something happened to the machine.
+    Noticed(Notice),
 }
 
 /// What threads of connections share with the supervisor's own.

@@ -15,6 +15,7 @@ use std::{
 const STATUS: Status = Status {
     reason: None,
     lost_links: Vec::new(),
+    disks: std::collections::BTreeMap::new(),
     state: RunState::Running,
     vcpus: 1,
     memory: 4 << 20,

@@ -14,12 +14,14 @@ use crate::{
     disk::{Disk, DiskError, Layer, SECTOR},
     event::EventSink,
 };
+use request::Work;
 use serde::{Deserialize, Serialize};
 use std::{
     io,
+    ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 use worker::QueueWorker;
@@ -72,6 +74,76 @@ struct Shared {
     /// Each write is to be durable when it is answered.
     write_through: AtomicBool,
     events: Arc<dyn EventSink>,
+    counters: Counters,
+}
+
+/// What the guest has asked for and was answered, from the device's beginning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockCounts {
+    /// Reads.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Requests to discard or to fill with zeroes.
+    pub discards: u64,
+    /// Requests that failed on the host.
+    pub errors: u64,
+}
+
+/// The same, as the workers count.
+#[derive(Debug, Default)]
+struct Counters {
+    reads: AtomicU64,
+    read_bytes: AtomicU64,
+    writes: AtomicU64,
+    written_bytes: AtomicU64,
+    flushes: AtomicU64,
+    discards: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Counters {
+    fn count(&self, work: &Work, failed: bool) {
+        let add = |counter: &AtomicU64, amount: u64| {
+            counter.fetch_add(amount, Ordering::Relaxed);
+        };
+        if failed {
+            add(&self.errors, 1);
+        }
+        let bytes = |range: &Range<u64>| range.end.saturating_sub(range.start);
+        match work {
+            Work::Read(range) => {
+                add(&self.reads, 1);
+                add(&self.read_bytes, bytes(range));
+            }
+            Work::Write(range) => {
+                add(&self.writes, 1);
+                add(&self.written_bytes, bytes(range));
+            }
+            Work::Flush => add(&self.flushes, 1),
+            Work::Discard(_) | Work::WriteZeroes(_) => add(&self.discards, 1),
+            Work::Answer(_) => {}
+        }
+    }
+
+    fn counts(&self) -> BlockCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        BlockCounts {
+            reads: read(&self.reads),
+            read_bytes: read(&self.read_bytes),
+            writes: read(&self.writes),
+            written_bytes: read(&self.written_bytes),
+            flushes: read(&self.flushes),
+            discards: read(&self.discards),
+            errors: read(&self.errors),
+        }
+    }
 }
 
 /// A block device.
@@ -138,6 +210,7 @@ impl Block {
             write_through: AtomicBool::new(true),
             events,
             options,
+            counters: Counters::default(),
         });
         let workers = (0..shared.options.queues)
             .map(|index| {
@@ -155,6 +228,18 @@ impl Block {
             cacheable,
             shared,
         })
+    }
+
+    /// What the guest has asked for so far.
+    #[must_use]
+    pub fn counts(&self) -> BlockCounts {
+        self.shared.counters.counts()
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.shared.size
     }
 
     /// The disk.

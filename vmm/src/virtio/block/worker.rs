@@ -377,6 +377,7 @@ impl QueueWorker {
                 }
             },
         };
+        self.shared.counters.count(work, request.error.is_some());
         let length = request.chain.writable_length();
         request.chain.write(memory, length - 1, &[status]);
         if !self.broken {

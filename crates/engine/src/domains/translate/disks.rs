@@ -92,6 +92,24 @@ impl Translation<'_> {
         Ok((disks, drives))
     }
 
+    /// Where the CD-ROM drive `target` is, and the disc in it.
+    pub(super) fn drive_and_disc(
+        &self,
+        target: &str,
+    ) -> Result<(Position, Option<PathBuf>), DomainError> {
+        let disks = self.document.devices.disks.iter().enumerate();
+        let mut drives = disks.filter(|(_, disk)| disk.device == DiskDevice::Cdrom);
+        let found = drives.find(|(_, disk)| disk.target.dev == target);
+        let Some((index, disk)) = found else {
+            return Err(DomainError::NoDisk {
+                domain: self.document.name.to_string(),
+                target: target.to_owned(),
+            });
+        };
+        let place = format!("devices/disk[{}]", index + 1);
+        Ok((self.position(&place, disk)?, self.disc(&place, disk)?))
+    }
+
     /// The disc that a drive would have in it: a file that can be read.
     fn disc(&self, place: &str, disk: &Disk) -> Result<Option<PathBuf>, DomainError> {
         let Some(source) = self.source(place, disk)? else {

@@ -18,6 +18,7 @@ use cenote_model::domain::{
 };
 use cenote_model::{OnOff, YesNo};
 use cenote_vmm::boot::Protocol;
+use cenote_vmm::devices::ide::Position;
 use cenote_vmm::firmware::{self, Product};
 use cenote_vmm::machine::{
     BootDescription, CharDevice, CpuDescription, Description, DisplayDescription, FileSource,
@@ -136,7 +137,19 @@ pub(crate) fn machine(document: &Domain, setting: Setting<'_>) -> Result<Machine
     })
 }
 
-pub(crate) struct Translation<'a> {
+/// Where a CD-ROM drive of a document is, and the disc in it.
+///
+/// # Errors
+/// There is no such drive; the disc is not there.
+pub(crate) fn disc(
+    node: &Node,
+    document: &Domain,
+    target: &str,
+) -> Result<(Position, Option<PathBuf>), DomainError> {
+    Translation::new(node, document).drive_and_disc(target)
+}
+
+struct Translation<'a> {
     node: &'a Node,
     document: &'a Domain,
     check_use: bool,
@@ -146,7 +159,7 @@ pub(crate) struct Translation<'a> {
 }
 
 impl<'a> Translation<'a> {
-    pub(crate) fn new(node: &'a Node, document: &'a Domain) -> Self {
+    fn new(node: &'a Node, document: &'a Domain) -> Self {
         Self {
             node,
             document,
