@@ -278,6 +278,40 @@ fn images_outlive_their_domain() {
 }
 
 #[test]
+fn teardown_shows_what_it_takes_and_leaves_nothing() {
+    let cenote = fixture();
+    let before = cenote.state_sum();
+    let plan = cenote.ok("teardown web --dry-run");
+    for line in [
+        "delete volume default/disk.raw",
+        "remove the definition of domain web",
+        "--confirm web agrees",
+    ] {
+        assert!(plan.contains(line), "{line}: {plan}");
+    }
+    assert_eq!(cenote.state_sum(), before);
+    cenote.run("teardown web").fails(9, "--confirm web");
+    cenote.run("teardown web --yes").fails(9, "--confirm web");
+    cenote
+        .run("teardown web --best-effort --confirm web")
+        .fails(2, "--wipe");
+    cenote.ok("vol-info disk.raw");
+    // In memory no overwrite can be proved.
+    let wiped = "teardown web --wipe=zero --best-effort --confirm web";
+    let done = cenote.run(wiped).ok();
+    assert!(done.stderr.contains("certificate: "), "{done:?}");
+    assert!(
+        done.stdout.contains("nothing of its own is left"),
+        "{done:?}"
+    );
+    cenote.run("vol-info disk.raw").fails(3, "E0301");
+    cenote
+        .run("teardown web --confirm web")
+        .fails(3, "there is no domain 'web'");
+    cenote.ok("verify-certificate");
+}
+
+#[test]
 fn a_dry_run_touches_nothing() {
     let cenote = fixture();
     let before = cenote.state_sum();

@@ -9,6 +9,7 @@
 //! The lock file is made and locked inside the transaction that inserts the
 //! entry: nobody can see an entry whose owner lives and does not hold its lock.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::PathBuf;
 
@@ -25,11 +26,28 @@ use crate::plan::Plan;
 /// Finished entries kept for `job-list`.
 const HISTORY: i64 = 1000;
 
+thread_local! {
+    /// The operation that those begun by this thread are parts of; 0 for none.
+    static WHOLE: Cell<i64> = const { Cell::new(0) };
+}
+
+/// Runs `work`, whose operations are parts of operation `id`: they may work on its subjects.
+fn inside<T>(id: i64, work: impl FnOnce() -> T) -> T {
+    struct Back(i64);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            WHOLE.set(self.0);
+        }
+    }
+    let _back = Back(WHOLE.replace(id));
+    work()
+}
+
 /// Live operations on `?1`, on something in it (`?1` a pool) or on what it is
-/// in (`?1` a volume).
+/// in (`?1` a volume), except for `?2`.
 const CONFLICT: &str = "FROM journal j
     JOIN journal_subjects s ON s.operation = j.id
-    WHERE j.state = 'running' AND (s.subject = ?1
+    WHERE j.state = 'running' AND j.id <> ?2 AND (s.subject = ?1
         OR substr(s.subject, 1, length(?1) + 1) = ?1 || '/'
         OR substr(?1, 1, length(s.subject) + 1) = s.subject || '/')";
 
@@ -113,7 +131,7 @@ impl Node {
                 let taken: Option<(i64, String, u32)> = transaction
                     .query_row(
                         &format!("SELECT j.id, j.kind, j.pid {CONFLICT}"),
-                        [subject],
+                        params![subject, WHOLE.get()],
                         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
                     )
                     .optional()?;
@@ -194,7 +212,7 @@ impl Node {
             connection
                 .query_row(
                     &format!("SELECT j.id, j.kind, j.subject, j.pid {CONFLICT}"),
-                    [subject],
+                    params![subject, WHOLE.get()],
                     entry_of_row,
                 )
                 .optional()
@@ -246,6 +264,8 @@ impl Node {
                 .optional()
         })?;
         let Some((plan, step)) = still else {
+            // Opening it made it anew.
+            let _ = fs::remove_file(self.lock_path(entry.id));
             return Ok(None);
         };
         let recovered = serde_json::from_str::<Plan>(&plan)
@@ -253,7 +273,7 @@ impl Node {
                 what: format!("the plan of operation {}", entry.id),
                 reason: error.to_string(),
             })
-            .and_then(|plan| plan.recover(self, step));
+            .and_then(|plan| inside(entry.id, || plan.recover(self, step)));
         let (outcome, message) = match recovered {
             Ok((outcome, message)) => (outcome, message),
             Err(error) => (RepairOutcome::Pending, format!("not repaired yet: {error}")),
@@ -355,6 +375,11 @@ impl Operation<'_> {
         Ok(())
     }
 
+    /// Runs a part of it that is an operation of its own.
+    pub(crate) fn part<T>(&self, work: impl FnOnce() -> T) -> T {
+        inside(self.id, work)
+    }
+
     /// Progress that also shows in `job-list` and hears `job-cancel`.
     pub(crate) fn progress<'a>(&self, caller: &'a dyn Progress) -> JobProgress<'a> {
         JobProgress::new(self.node.state_arc(), self.id, caller)
@@ -378,7 +403,7 @@ impl Operation<'_> {
                 .node
                 .close_entry(self.id, JobState::Done, None, self.kind, &detail);
         };
-        match self.plan.recover(self.node, self.step) {
+        match inside(self.id, || self.plan.recover(self.node, self.step)) {
             Ok((_, message)) => {
                 let detail = serde_json::json!({
                     "operation": self.id, "error": error, "repair": message,

@@ -54,6 +54,7 @@ mod pools;
 mod records;
 mod state;
 mod supervisor;
+mod teardown;
 mod volumes;
 mod wipes;
 
@@ -72,6 +73,7 @@ pub use paths::NodeOptions;
 pub use pools::{PoolInfo, PoolRefresh, PoolState};
 pub use supervisor::main as supervisor_main;
 pub use supervisor::network::{CardTraffic, Lease, Traffic};
+pub use teardown::{Inventory, Kept, TeardownOptions, TornDown};
 
 pub use volumes::{
     AfterCommit, ChainNode, CloneSettings, Compression, NewBacking, NewVolume, Preallocation,

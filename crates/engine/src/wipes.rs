@@ -186,6 +186,31 @@ impl Node {
         Ok(results.into_iter().map(finish).collect())
     }
 
+    /// Overwrites files that are no volumes, certifies and removes them. The caller is an
+    /// operation that has them.
+    pub(crate) fn files_wipe(
+        &self,
+        files: &[PathBuf],
+        options: &WipeOptions,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Wiped>> {
+        let request = |path: &PathBuf| WipeRequest {
+            algorithm: options.algorithm,
+            verify: options.verify,
+            best_effort: options.best_effort,
+            limit: options.limit,
+            afterwards: Afterwards::Remove,
+            ..WipeRequest::new(path.clone(), cenote_image::Format::Raw)
+        };
+        let requests: Vec<_> = files.iter().map(request).collect();
+        let steps = Steps::new(progress, files.len(), options.verify);
+        let results = self.with_wiper(|wiper| {
+            Ok(wiper.wipe_all(&requests, 1, &|file, event| steps.event(file, event)))
+        })?;
+        let results = results.into_iter().map(|result| Ok(result?));
+        results.collect()
+    }
+
     /// Interrupted wipes, oldest first.
     ///
     /// # Errors

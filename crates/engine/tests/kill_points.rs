@@ -12,8 +12,8 @@ use std::path::Path;
 use std::process::Command;
 
 use cenote_engine::{
-    AfterCommit, BuildMode, CloneSettings, Format, NewVolume, NoProgress, Node, NodeOptions,
-    PoolState, Resize, Transfer, VolumeId,
+    AfterCommit, BuildMode, CloneSettings, DefineOptions, Format, NewVolume, NoProgress, Node,
+    NodeOptions, PoolState, Resize, TeardownOptions, Transfer, VolumeId,
 };
 use cenote_pools::crash;
 
@@ -203,6 +203,16 @@ const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "teardown",
+        before: make_domain,
+        run: |node| {
+            let options = TeardownOptions::default();
+            let done = node.domain_teardown("web", &options, &NoProgress);
+            done.expect("teardown");
+        },
+        happened: domain_is_gone,
+    },
+    Scenario {
         name: "pool-start",
         before: |node| {
             node.pool_stop("default").expect("stop");
@@ -226,6 +236,37 @@ const SCENARIOS: &[Scenario] = &[
         happened: |node| node.pool("default").is_err(),
     },
 ];
+
+/// A domain with a volume, a managed save and a log.
+fn make_domain(node: &Node) {
+    let new = NewVolume::new("disk", Format::Raw, 1 << 20);
+    let disk = node.volume_create("default", &new).expect("create");
+    let xml = format!(
+        "<domain type='kvm'><name>web</name><memory>8192</memory><os><type>hvm</type></os>\
+         <devices><disk type='file'><driver name='qemu' type='raw'/><source file='{}'/>\
+         <target dev='vda'/></disk></devices></domain>",
+        disk.path.display()
+    );
+    let info = node
+        .domain_define(&xml, DefineOptions::default())
+        .expect("define");
+    let save = node.state_dir().join("save");
+    fs::create_dir_all(&save).expect("a folder");
+    fs::write(save.join(format!("{}.save", info.uuid)), b"memory").expect("a save");
+    let logs = node.domain_log_dir("web");
+    fs::create_dir_all(&logs).expect("a folder");
+    fs::write(logs.join("console.log"), b"login:").expect("a log");
+}
+
+/// All of it is there, or nothing.
+fn domain_is_gone(node: &Node) -> bool {
+    let gone = node.domain("web").is_err();
+    assert_eq!(volume_names(node).is_empty(), gone);
+    assert_eq!(!node.domain_log_dir("web").exists(), gone);
+    let saves = fs::read_dir(node.state_dir().join("save")).expect("a folder");
+    assert_eq!(saves.count() == 0, gone);
+    gone
+}
 
 fn id(name: &str) -> VolumeId {
     VolumeId::new("default", name)

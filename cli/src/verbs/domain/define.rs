@@ -94,13 +94,13 @@ pub(super) struct Undefine {
     /// Keep its TPM's state; accepted, since no machine has a TPM
     #[arg(long)]
     keep_tpm: bool,
-    /// Remove these of its images, too; refused: see 'vol-wipe' and 'vol-delete'
+    /// Remove these of its images, too; refused: see 'teardown'
     #[arg(long, value_name = "TARGET,...")]
     storage: Option<String>,
-    /// Remove all of its images, too; refused: see 'vol-wipe' and 'vol-delete'
+    /// Remove all of its images, too; refused: see 'teardown'
     #[arg(long)]
     remove_all_storage: bool,
-    /// Wipe what is removed; refused: see 'vol-wipe' and 'vol-delete'
+    /// Wipe what is removed; refused: see 'teardown'
     #[arg(long)]
     wipe_storage: bool,
 }
@@ -121,8 +121,8 @@ impl Verb for Undefine {
             let target = &self.target.domain;
             return Err(Failure::new(Code::E0605, "undefine does not remove images")
                 .why("an image may be another's backing file, or hold what nobody else has")
-                .fix("list the images, then wipe and delete each: cenote vol-wipe, vol-delete")
-                .next(format!("cenote domblklist {}", quoted(target))));
+                .fix("take the domain away with all that is its own, or wipe and delete each image")
+                .next(format!("cenote teardown {} --dry-run", quoted(target))));
         }
         let node = context.node()?;
         let info = context.domain(&node, &self.target.domain)?;

@@ -7,6 +7,7 @@ mod edit;
 mod life;
 mod read;
 mod save;
+mod teardown;
 mod words;
 
 use cenote_engine::Scope;
@@ -58,6 +59,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry::of::<devices::SendKey>(),
     Entry::of::<define::Define>(),
     Entry::of::<define::Undefine>(),
+    Entry::of::<teardown::Teardown>(),
     Entry::of::<define::DomRename>(),
     Entry::of::<define::Autostart>(),
     Entry::of::<edit::Edit>(),

@@ -43,11 +43,11 @@ struct WipeArguments {
     parallel: u8,
 }
 
-pub(super) fn algorithm(text: &str) -> std::result::Result<Algorithm, String> {
+pub(in crate::verbs) fn algorithm(text: &str) -> std::result::Result<Algorithm, String> {
     text.parse().map_err(|error: wipe::Error| error.to_string())
 }
 
-pub(super) fn verification(text: &str) -> std::result::Result<Verify, String> {
+pub(in crate::verbs) fn verification(text: &str) -> std::result::Result<Verify, String> {
     text.parse().map_err(|error: wipe::Error| error.to_string())
 }
 

@@ -14,7 +14,7 @@ mod life;
 pub(crate) mod lifecycle;
 pub(crate) mod lock;
 pub(crate) mod paths;
-mod read;
+pub(crate) mod read;
 pub(crate) mod save;
 pub(crate) mod state;
 pub(crate) mod table;

@@ -14,6 +14,7 @@ use cenote_pools::VolumeId;
 use cenote_pools::file::FileIdentity;
 use serde::{Deserialize, Serialize};
 
+use crate::teardown::Teardown;
 use crate::volumes::Collapse;
 
 /// What an operation is about to do.
@@ -55,6 +56,8 @@ pub(crate) enum Plan {
     Collapse(Collapse),
     /// One step on a pool.
     Pool { verb: PoolVerb, pool: String },
+    /// Take a domain away.
+    Teardown(Teardown),
     /// Rename `path` to `trash`, then remove that.
     VolumeDelete {
         volume: VolumeId,
@@ -149,6 +152,7 @@ impl Plan {
             Plan::Collapse(collapse) if collapse.down => "volume-commit",
             Plan::Collapse(_) => "volume-remove-layer",
             Plan::Pool { verb, .. } => verb.kind(),
+            Plan::Teardown(_) => "domain-teardown",
         }
     }
 
@@ -171,6 +175,7 @@ impl Plan {
                 .map(|volume| volume.to_string())
                 .collect(),
             Plan::Pool { pool, .. } => vec![pool.clone()],
+            Plan::Teardown(teardown) => teardown.subjects(),
         }
     }
 }

@@ -89,6 +89,7 @@ impl Plan {
                 }
                 Ok((RolledBack, uncollapsed(collapse)))
             }
+            Plan::Teardown(teardown) => Ok(teardown.recover(node, step)),
             Plan::LogicalCreate { volume, tag, .. } => {
                 let group = node.pool_row(&volume.pool)?.logical()?;
                 match group.has_tag(&volume.name, tag)? {
@@ -122,7 +123,7 @@ impl Plan {
             | Plan::ImageChange { volume, .. }
             | Plan::LogicalDelete { volume } => Some(volume),
             Plan::Collapse(collapse) => Some(&collapse.volume),
-            Plan::Pool { .. } | Plan::VolumeWipe { .. } => None,
+            Plan::Pool { .. } | Plan::VolumeWipe { .. } | Plan::Teardown(_) => None,
         }
     }
 }

@@ -6,7 +6,7 @@ mod clone;
 mod collapse;
 mod create;
 mod document;
-mod guard;
+pub(crate) mod guard;
 mod relink;
 mod remove;
 mod resolve;
