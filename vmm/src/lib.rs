@@ -38,6 +38,7 @@ pub mod disk;
 pub mod doorbell;
 pub mod event;
 pub mod firmware;
+pub mod footprint;
 pub mod interrupt;
 pub mod kvm;
 pub mod machine;

@@ -19,6 +19,7 @@ use crate::{
     disk::Layer,
     event::{EventSink, MachineEvent},
     firmware::Rom,
+    footprint,
     kvm::{Exit, Vcpu, Vm, VmError, VmState},
     memory::{self, MemoryLayout},
     overlay::Overlay,
@@ -349,6 +350,7 @@ impl Machine {
         };
         let (cause, detail) = match started {
             Ok(()) => {
+                footprint::forget_start();
                 if !paused {
                     self.resume();
                 }
