@@ -170,6 +170,21 @@ def start(name, words):
     tell("own memory", name, rss / 1024, rss)
 
 
+def own_memory(name, words):
+    """The monitor's own memory with a disk and a network card, both known to the guest."""
+    make_disks()
+    descriptor = tap()
+    devices = described(name, disk=("raw", f"{FOLDER}/files/disk.raw"), tap=descriptor)
+    guest = "ip link set eth0 up; head -c 9m /dev/vda >/dev/null; echo bench: done; sleep 1000"
+    running = Running(words(guest, 256, devices=devices), [descriptor])
+    os.close(descriptor)
+    running.until(DONE)
+    time.sleep(0.5)
+    rss = running.own_memory(256)
+    running.end()
+    tell("own memory, a disk and a network card", name, rss / 1024, rss)
+
+
 COUNT = "i=0; while :; do echo count $i; i=$((i+1)); sleep 0.1; done"
 
 
@@ -221,13 +236,29 @@ def save_and_restore(name, words):
 
 
 DISK_SIZE = 256 << 20
+MAC = "52:54:00:12:34:56"
 
 
-def disk(name, words):
-    """fio in the guest, on a disk whose image has all its clusters; the page cache is left out."""
-    make_disks()
-    for kind in ("raw", "qcow2"):
-        one_disk(name, words, kind, f"{FOLDER}/files/disk.{kind}")
+def described(name, disk=None, tap=None):
+    """Devices as the program is told of them: a disk's format and path, a tap's descriptor."""
+    if name == "cenote-vmm":
+        devices = ""
+        if disk:
+            image = f'{{"file": {{"path": "{disk[1]}"}}, "format": "{disk[0]}"}}'
+            devices += f', "disks": [{{"name": "vda", "cache": "none", "chain": [{image}]}}]'
+        if tap:
+            backend = f'{{"tap": [{{"fd": {tap}}}]}}'
+            devices += f', "nics": [{{"name": "net0", "mac": "{MAC}", "backend": {backend}}}]'
+        return devices
+    devices = []
+    if disk:
+        drive = f"file={disk[1]},if=none,id=vda,format={disk[0]},cache=none,aio=io_uring"
+        devices += ["-object", "iothread,id=io", "-drive", drive]
+        devices += ["-device", "virtio-blk-pci,drive=vda,iothread=io"]
+    if tap:
+        devices += ["-netdev", f"tap,id=net0,fd={tap},vhost=off"]
+        devices += ["-device", f"virtio-net-pci,netdev=net0,mac={MAC},romfile="]
+    return devices
 
 
 def make_disks():
@@ -254,14 +285,11 @@ def make_disks():
     os.sync()
 
 
-def one_disk(name, words, kind, path):
-    if name == "cenote-vmm":
-        image = f'{{"file": {{"path": "{path}"}}, "format": "{kind}"}}'
-        devices = f', "disks": [{{"name": "vda", "cache": "none", "chain": [{image}]}}]'
-    else:
-        drive = f"file={path},if=none,id=vda,format={kind},cache=none,aio=io_uring"
-        devices = ["-object", "iothread,id=io", "-drive", drive]
-        devices += ["-device", "virtio-blk-pci,drive=vda,iothread=io"]
+def disk(kind, name, words):
+    """fio in the guest, on a disk whose image has all its clusters; the page cache is left out."""
+    make_disks()
+    path = f"{FOLDER}/files/disk.{kind}"
+    devices = described(name, disk=(kind, path))
     fio = "fio --name=x --filename=/dev/vda --direct=1 --ioengine=libaio --runtime=3 --time_based"
     runs = "randread:4k:1 randwrite:4k:1 randread:4k:32 randwrite:4k:32 read:1m:4 write:1m:4"
     guest = f"for r in {runs}; do set -- $(echo $r | tr : ' '); echo value $r $({fio} --rw=$1"
@@ -293,7 +321,6 @@ def values(running, names):
 
 
 HOST, GUEST, ECHO = "10.9.0.1", "10.9.0.2", 7
-MAC = "52:54:00:12:34:56"
 
 
 def tap():
@@ -310,12 +337,7 @@ def tap():
 def network(name, words):
     """TCP between guest and host over a tap, without vhost: streams, and one byte to and fro."""
     descriptor = tap()
-    if name == "cenote-vmm":
-        backend = f'{{"tap": [{{"fd": {descriptor}}}]}}'
-        devices = f', "nics": [{{"name": "net0", "mac": "{MAC}", "backend": {backend}}}]'
-    else:
-        devices = ["-netdev", f"tap,id=net0,fd={descriptor},vhost=off"]
-        devices += ["-device", f"virtio-net-pci,netdev=net0,mac={MAC},romfile="]
+    devices = described(name, tap=descriptor)
     server = subprocess.Popen(
         ["iperf3", "-s", "-B", HOST], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -360,8 +382,10 @@ def round_trips():
 BOTH = ["cenote-vmm", "QEMU q35"]
 CASES = {
     "start": (start, PROGRAMS),
+    "memory": (own_memory, BOTH),
     "save": (save_and_restore, BOTH),
-    "disk": (disk, BOTH),
+    "disk raw": (lambda *program: disk("raw", *program), BOTH),
+    "disk qcow2": (lambda *program: disk("qcow2", *program), BOTH),
     "network": (network, BOTH),
 }
 

@@ -49,6 +49,13 @@ const CASES: &[Case] = &[
         at_most: Some(5.0),
     },
     Case {
+        name: "own memory, a disk and a network card",
+        unit: Unit::Mebibytes,
+        peers: &[Q35],
+        goal: 1.0,
+        at_most: Some(5.0),
+    },
+    Case {
         name: "save 1 GiB, CPU",
         unit: Unit::CpuMilliseconds,
         peers: &[Q35],
