@@ -84,6 +84,8 @@ fn of_domain(error: &Domain) -> Code {
         Domain::BadSaveFile { .. } => Code::E0607,
         Domain::InvalidArgument(_) | Domain::NoDisk { .. } => Code::E0608,
         Domain::NoMetadata => Code::E0609,
+        Domain::NoSnapshot { .. } => Code::E0412,
+        Domain::SnapshotExists { .. } => Code::E0413,
         Domain::Busy(_) => Code::E0105,
         Domain::NoProgram(_) => Code::E0110,
         other => of_kind(other.kind()),

@@ -3,7 +3,7 @@
 mod common;
 
 use cenote::verbs;
-use common::fixture;
+use common::{fixture, snapshots};
 
 /// `tests/kvm_domains.rs` runs these for real.
 const NEED_A_RUNNING_DOMAIN: [&str; 13] = [
@@ -37,6 +37,9 @@ fn every_example_works() {
         assert!(!entry.examples.is_empty(), "{} has no example", entry.name);
         for example in entry.examples {
             let cenote = fixture();
+            if entry.name.starts_with("snapshot-") {
+                snapshots(&cenote);
+            }
             assert!(
                 example.line.contains(entry.name) || spaced(entry, example.line),
                 "{example:?}"

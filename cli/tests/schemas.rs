@@ -100,6 +100,7 @@ fn a_removed_field_is_noticed() {
 #[test]
 fn every_reading_command_prints_what_its_schema_says() {
     let cenote = fixture();
+    common::snapshots(&cenote);
     let known = schemas::all();
     // Nothing runs in the fixture; `kvm_domains` has these.
     let needs_a_run = |name: &str| ["domblkstat", "domifaddr"].contains(&name);

@@ -8,6 +8,7 @@ mod domain;
 mod node;
 mod pool;
 pub mod schemas;
+mod snapshot;
 mod vol;
 mod wipe;
 
@@ -25,6 +26,7 @@ pub use node::{
     ProbeResult, ProbeStatus, RepairItem, RepairItems, VersionInfo,
 };
 pub use pool::{PoolDetail, PoolItem, PoolItems, PoolTypeItem, PoolTypes};
+pub use snapshot::{DomainSnapshotItem, DomainSnapshotItems};
 pub use vol::{BackingItem, VolumeDetail, VolumeItem, VolumeItems};
 pub use wipe::{CertificateItem, CertificateItems, WipeItem, WipeItems};
 

@@ -5,9 +5,9 @@ use schemars::{Schema, schema_for};
 use super::{
     AddressItem, CertificateItem, ChainItem, CheckItem, ComparisonItem, ConfigSetting,
     DiskStatItem, DoctorReport, DomainDetail, DomainDiskItem, DomainInterfaceItem, DomainItem,
-    DomainStatItem, DomainStateItem, Done, ErrorPage, HostEvent, JobItem, MapItem, NodeInfo,
-    PoolItem, PoolTypeItem, RepairItem, SnapshotItem, VcpuCountItem, VersionInfo, VolumeItem,
-    WipeItem,
+    DomainSnapshotItem, DomainStatItem, DomainStateItem, Done, ErrorPage, HostEvent, JobItem,
+    MapItem, NodeInfo, PoolItem, PoolTypeItem, RepairItem, SnapshotItem, VcpuCountItem,
+    VersionInfo, VolumeItem, WipeItem,
 };
 use crate::plan::Plan;
 
@@ -36,6 +36,8 @@ pub fn all() -> Vec<(&'static str, Schema)> {
         ("pool-capabilities", schema_for!(Vec<PoolTypeItem>)),
         ("pool-info", schema_for!(PoolItem)),
         ("pool-list", schema_for!(Vec<PoolItem>)),
+        ("snapshot-info", schema_for!(DomainSnapshotItem)),
+        ("snapshot-list", schema_for!(Vec<DomainSnapshotItem>)),
         ("vcpucount", schema_for!(Vec<VcpuCountItem>)),
         ("verify-certificate", schema_for!(Vec<CertificateItem>)),
         ("version", schema_for!(VersionInfo)),

@@ -223,4 +223,19 @@ pub fn domains(cenote: &Cenote) {
         std::fs::write(cenote.path(&format!("{name}.xml")), xml).expect("written");
     }
     cenote.ok("define web.xml");
+    let disk = cenote.state().join("images/disk.qcow2");
+    let xml = format!(
+        "<domain type='kvm'><name>db</name><memory>524288</memory><os><type>hvm</type></os>\
+         <devices><disk type='file'><driver name='qemu' type='qcow2'/><source file='{}'/>\
+         <target dev='vda'/></disk></devices></domain>",
+        disk.display()
+    );
+    std::fs::write(cenote.path("db.xml"), xml).expect("written");
+}
+
+/// The domain `db` with two snapshots, beside `web`.
+pub fn snapshots(cenote: &Cenote) {
+    cenote.ok("define db.xml");
+    cenote.ok("snapshot-create-as db first");
+    cenote.ok("snapshot-create-as db second");
 }

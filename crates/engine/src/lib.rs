@@ -62,7 +62,8 @@ pub use domains::{
     Amount, CardInfo, Cause, ConsoleStream, CrashedReason, DefineOptions, DiskStats, DomainInfo,
     DomainState, DomainStats, Error as DomainError, Hold, MediumChange, NetworkServices,
     PausedReason, Resumption, RunStats, RunningReason, Scope, ShutOffReason, ShutdownReason,
-    StartOptions, Started, UndefineOptions, Undefined, XmlOptions,
+    SnapshotDelete, SnapshotInfo, SnapshotOptions, StartOptions, Started, UndefineOptions,
+    Undefined, XmlOptions,
 };
 pub use error::{Error, Result};
 pub use events::{Event, EventWatcher};

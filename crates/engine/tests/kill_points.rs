@@ -13,9 +13,47 @@ use std::process::Command;
 
 use cenote_engine::{
     AfterCommit, BuildMode, CloneSettings, DefineOptions, Format, NewVolume, NoProgress, Node,
-    NodeOptions, PoolState, Resize, TeardownOptions, Transfer, VolumeId,
+    NodeOptions, PoolState, Resize, SnapshotDelete, SnapshotOptions, TeardownOptions, Transfer,
+    VolumeId,
 };
 use cenote_pools::crash;
+
+/// Defines the domain `g` with a qcow2 disk.
+fn with_domain(node: &Node) {
+    let new = NewVolume::new("disk", Format::Qcow2, 1 << 20);
+    node.volume_create("default", &new).expect("create");
+    let xml = "<domain type='kvm'><name>g</name><memory>65536</memory><os><type>hvm</type></os>\
+               <devices><disk type='volume'><driver type='qcow2'/>\
+               <source pool='default' volume='disk'/><target dev='vda'/></disk></devices>\
+               </domain>";
+    node.domain_define(xml, DefineOptions::default())
+        .expect("define");
+}
+
+fn snapshot(node: &Node, name: &str, disk_only: bool) {
+    let wanted = cenote_model::snapshot::Snapshot {
+        name: Some(cenote_model::Name::new(name).expect("a name")),
+        ..Default::default()
+    };
+    let options = SnapshotOptions {
+        disk_only,
+        ..SnapshotOptions::default()
+    };
+    node.domain_snapshot_create("g", &wanted, options)
+        .expect("snapshot");
+}
+
+fn snapshot_names(node: &Node) -> Vec<String> {
+    let all = node.domain_snapshots("g").expect("snapshots");
+    all.into_iter().map(|snapshot| snapshot.name).collect()
+}
+
+/// The snapshots that are in the image.
+fn internal_names(node: &Node) -> Vec<String> {
+    let id = VolumeId::new("default", "disk");
+    let all = node.volume_snapshots(&id).expect("snapshots");
+    all.into_iter().map(|snapshot| snapshot.name).collect()
+}
 
 /// An operation with its two allowed outcomes.
 struct Scenario {
@@ -29,6 +67,84 @@ struct Scenario {
 }
 
 const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "snapshot-internal",
+        before: with_domain,
+        run: |node| snapshot(node, "s", false),
+        happened: |node| {
+            let names = snapshot_names(node);
+            assert_eq!(names, internal_names(node));
+            assert_eq!(volume_names(node), ["disk"]);
+            !names.is_empty()
+        },
+    },
+    Scenario {
+        name: "snapshot-external",
+        before: with_domain,
+        run: |node| snapshot(node, "s", true),
+        happened: |node| {
+            let document = node.domain_document("g", true).expect("a document");
+            let volume = document.devices.disks[0]
+                .source_volume()
+                .expect("a volume")
+                .1;
+            assert!(internal_names(node).is_empty());
+            match (snapshot_names(node).as_slice(), volume) {
+                ([], "disk") => {
+                    assert_eq!(volume_names(node), ["disk"]);
+                    false
+                }
+                ([one], "disk.s") if one == "s" => {
+                    assert_eq!(volume_names(node), ["disk", "disk.s"]);
+                    let id = VolumeId::new("default", "disk.s");
+                    assert!(
+                        node.volume(&id)
+                            .expect("a volume")
+                            .format_origin
+                            .is_trusted()
+                    );
+                    node.open_volume(&id, true).expect("it opens");
+                    true
+                }
+                other => panic!("{other:?}"),
+            }
+        },
+    },
+    Scenario {
+        name: "snapshot-revert",
+        before: |node| {
+            with_domain(node);
+            snapshot(node, "s", false);
+            snapshot(node, "t", false);
+        },
+        run: |node| node.domain_snapshot_revert("g", "s").expect("revert"),
+        happened: |node| {
+            assert_eq!(snapshot_names(node), ["s", "t"]);
+            assert_eq!(internal_names(node), ["s", "t"]);
+            let current = node.domain_snapshot_current("g").expect("snapshots");
+            current.expect("one is current").name == "s"
+        },
+    },
+    Scenario {
+        name: "snapshot-delete",
+        before: |node| {
+            with_domain(node);
+            snapshot(node, "s", false);
+            snapshot(node, "t", false);
+        },
+        run: |node| {
+            node.domain_snapshot_delete("g", "s", SnapshotDelete::default())
+                .expect("delete");
+        },
+        happened: |node| {
+            let names = snapshot_names(node);
+            assert_eq!(names, internal_names(node));
+            let last = node.domain_snapshot("g", "t").expect("it stays");
+            assert_eq!(last.parent.is_none(), names.len() == 1);
+            assert!(last.current);
+            names.len() == 1
+        },
+    },
     Scenario {
         name: "create",
         before: |_| {},

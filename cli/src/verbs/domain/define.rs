@@ -82,7 +82,7 @@ pub(super) struct Undefine {
     /// Keep the file of its firmware's variables
     #[arg(long)]
     keep_nvram: bool,
-    /// Remove its snapshots' metadata; accepted, since there is none apart from the images
+    /// Forget its snapshots; internal ones stay in the images
     #[arg(long)]
     snapshots_metadata: bool,
     /// Remove its checkpoints' metadata; accepted, since there are no checkpoints
@@ -142,6 +142,7 @@ impl Verb for Undefine {
         let options = UndefineOptions {
             managed_save: self.managed_save,
             nvram,
+            snapshots_metadata: self.snapshots_metadata,
         };
         if context.consent.dry_run {
             node.domain_undefine(&info.uuid, options)?;

@@ -7,6 +7,7 @@ mod edit;
 mod life;
 mod read;
 mod save;
+mod snapshot;
 mod teardown;
 mod words;
 
@@ -57,6 +58,15 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry::of::<devices::DetachDisk>(),
     Entry::of::<devices::Screenshot>(),
     Entry::of::<devices::SendKey>(),
+    Entry::of::<snapshot::SnapshotCreate>(),
+    Entry::of::<snapshot::SnapshotCreateAs>(),
+    Entry::of::<snapshot::SnapshotList>(),
+    Entry::of::<snapshot::SnapshotCurrent>(),
+    Entry::of::<snapshot::SnapshotParent>(),
+    Entry::of::<snapshot::SnapshotInfoVerb>(),
+    Entry::of::<snapshot::SnapshotDumpXml>(),
+    Entry::of::<snapshot::SnapshotRevert>(),
+    Entry::of::<snapshot::SnapshotDeleteVerb>(),
     Entry::of::<define::Define>(),
     Entry::of::<define::Undefine>(),
     Entry::of::<teardown::Teardown>(),

@@ -33,6 +33,8 @@ pub struct UndefineOptions {
     /// The file of the firmware's variables: `Some(true)` removes it, `Some(false)` keeps it,
     /// `None` refuses where there is one.
     pub nvram: Option<bool>,
+    /// What is known of its snapshots; they stay in its images.
+    pub snapshots_metadata: bool,
 }
 
 /// What a removed definition leaves behind.
@@ -95,6 +97,16 @@ impl Node {
                 row.name
             );
             return Err(DomainError::invalid(&row.name, reason, Some(hint)).into());
+        }
+        let snapshots = super::snapshots::table::count(self.state(), row.id)?;
+        if snapshots > 0 && !row.is_active() && !options.snapshots_metadata {
+            let reason = format!("cannot delete inactive domain with {snapshots} snapshots");
+            let hint = format!(
+                "delete them first, or forget them along with the definition: \
+                 cenote undefine {} --snapshots-metadata",
+                row.name
+            );
+            return Err(DomainError::invalid(&row.name, &reason, Some(hint)).into());
         }
         let nvram = document.os.nvram.as_ref().map(|nvram| nvram.path.trim());
         let nvram = nvram.filter(|path| std::path::Path::new(path).exists());

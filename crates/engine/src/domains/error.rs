@@ -100,6 +100,22 @@ pub enum Error {
     /// The domain has no metadata of that namespace.
     #[error("metadata not found: Requested metadata element is not present")]
     NoMetadata,
+    /// The domain has no such snapshot.
+    #[error("Domain snapshot not found: no domain snapshot with matching name '{name}'")]
+    NoSnapshot {
+        /// The domain.
+        domain: String,
+        /// What was asked for.
+        name: String,
+    },
+    /// The domain has a snapshot of that name.
+    #[error("operation failed: domain snapshot {name} already exists")]
+    SnapshotExists {
+        /// The domain.
+        domain: String,
+        /// The name.
+        name: String,
+    },
     /// The domain has no such disk or drive.
     #[error("invalid argument: domain '{domain}' has no disk or drive '{target}'")]
     NoDisk {
@@ -126,10 +142,14 @@ impl Error {
     /// The class of the error, for exit codes.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::NotFound(_) | Error::NoSuchId(_) | Error::NoMetadata | Error::NoDisk { .. } => {
-                ErrorKind::NotFound
+            Error::NotFound(_)
+            | Error::NoSuchId(_)
+            | Error::NoMetadata
+            | Error::NoDisk { .. }
+            | Error::NoSnapshot { .. } => ErrorKind::NotFound,
+            Error::NameTaken { .. } | Error::UuidTaken { .. } | Error::SnapshotExists { .. } => {
+                ErrorKind::Exists
             }
-            Error::NameTaken { .. } | Error::UuidTaken { .. } => ErrorKind::Exists,
             Error::InvalidOperation { .. }
             | Error::ComponentMissing { .. }
             | Error::Busy(_)
@@ -189,6 +209,12 @@ impl Error {
                 "install '{program}' beside cenote, or name its folder with CENOTE_PROGRAMS"
             )),
             Error::BadSaveFile { .. } => Some("name a file that 'cenote save' wrote".into()),
+            Error::NoSnapshot { domain, .. } => Some(format!(
+                "use the name of one of its snapshots: cenote snapshot-list {domain}"
+            )),
+            Error::SnapshotExists { domain, name } => Some(format!(
+                "choose another name, or delete that one: cenote snapshot-delete {domain} {name}"
+            )),
             Error::NoDisk { domain, .. } => {
                 Some(format!("see which it has: cenote domblklist {domain}"))
             }

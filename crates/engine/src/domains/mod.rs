@@ -16,6 +16,7 @@ pub(crate) mod lock;
 pub(crate) mod paths;
 pub(crate) mod read;
 pub(crate) mod save;
+pub(crate) mod snapshots;
 pub(crate) mod state;
 pub(crate) mod table;
 pub(crate) mod translate;
@@ -29,6 +30,7 @@ pub use error::Error;
 pub use life::{ConsoleStream, Hold, Resumption, RunStats, StartOptions, Started};
 pub use lifecycle::Cause;
 pub use read::{DomainInfo, XmlOptions};
+pub use snapshots::{SnapshotDelete, SnapshotInfo, SnapshotOptions};
 pub use state::{
     CrashedReason, DomainState, PausedReason, RunningReason, ShutOffReason, ShutdownReason,
 };

@@ -14,6 +14,7 @@ use cenote_pools::VolumeId;
 use cenote_pools::file::FileIdentity;
 use serde::{Deserialize, Serialize};
 
+use crate::domains::snapshots::{SnapshotChange, SnapshotTake};
 use crate::teardown::Teardown;
 use crate::volumes::Collapse;
 
@@ -54,6 +55,10 @@ pub(crate) enum Plan {
     },
     /// Take a layer out of a chain.
     Collapse(Collapse),
+    /// Take a snapshot of a domain's disks.
+    SnapshotTake(SnapshotTake),
+    /// Go back to a snapshot of a domain, or delete it.
+    SnapshotChange(SnapshotChange),
     /// One step on a pool.
     Pool { verb: PoolVerb, pool: String },
     /// Take a domain away.
@@ -153,6 +158,9 @@ impl Plan {
             Plan::Collapse(_) => "volume-remove-layer",
             Plan::Pool { verb, .. } => verb.kind(),
             Plan::Teardown(_) => "domain-teardown",
+            Plan::SnapshotTake(_) => "domain-snapshot-create",
+            Plan::SnapshotChange(change) if change.definition.is_some() => "domain-snapshot-revert",
+            Plan::SnapshotChange(_) => "domain-snapshot-delete",
         }
     }
 
@@ -176,6 +184,8 @@ impl Plan {
                 .collect(),
             Plan::Pool { pool, .. } => vec![pool.clone()],
             Plan::Teardown(teardown) => teardown.subjects(),
+            Plan::SnapshotTake(take) => vec![format!("domain {}", take.domain)],
+            Plan::SnapshotChange(change) => vec![format!("domain {}", change.domain)],
         }
     }
 }

@@ -26,6 +26,8 @@ impl Plan {
         }
         match self {
             Plan::Pool { verb, pool } => node.recover_pool(*verb, pool),
+            Plan::SnapshotTake(take) => node.settle_snapshot(take),
+            Plan::SnapshotChange(change) => node.settle_snapshot_change(change, step),
             Plan::VolumeCreate {
                 volume,
                 path,
@@ -123,7 +125,11 @@ impl Plan {
             | Plan::ImageChange { volume, .. }
             | Plan::LogicalDelete { volume } => Some(volume),
             Plan::Collapse(collapse) => Some(&collapse.volume),
-            Plan::Pool { .. } | Plan::VolumeWipe { .. } | Plan::Teardown(_) => None,
+            Plan::Pool { .. }
+            | Plan::VolumeWipe { .. }
+            | Plan::Teardown(_)
+            | Plan::SnapshotTake(_)
+            | Plan::SnapshotChange(_) => None,
         }
     }
 }

@@ -98,6 +98,20 @@ const MIGRATIONS: &[&str] = &[
         CHECK ((live IS NULL) = (run IS NULL))
     ) STRICT;
 ",
+    "
+    -- One that is pending is being taken, by the operation whose plan has its token.
+    CREATE TABLE snapshots (
+        id      INTEGER PRIMARY KEY AUTOINCREMENT,
+        token   TEXT NOT NULL UNIQUE,
+        domain  INTEGER NOT NULL REFERENCES domains(id) ON DELETE CASCADE,
+        name    TEXT NOT NULL,
+        parent  INTEGER REFERENCES snapshots(id) ON DELETE SET NULL,
+        current INTEGER NOT NULL DEFAULT 0,
+        pending INTEGER NOT NULL,
+        xml     TEXT NOT NULL,
+        UNIQUE (domain, name)
+    ) STRICT;
+",
 ];
 
 /// Brings the schema to the newest version, all steps in one transaction.

@@ -176,6 +176,15 @@ impl Supervisor<'_> {
             Request::Stats => "status",
             Request::Cards => return Reply::Cards(monitor.networks().reports()),
             Request::Screenshot { path } => return reply_of(live::screenshot(monitor, path)),
+            Request::TakeSnapshot {
+                token,
+                document,
+                definition,
+                targets,
+            } => {
+                let definition = definition.as_deref();
+                return reply_of(self.take_snapshot(token, document, definition, targets));
+            }
             Request::ChangeMedium {
                 document,
                 target,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cenote_model::Document as _;
 use cenote_model::domain::Domain;
+use cenote_vmm::machine::{FileSource, LayerDescription};
 use serde_json::{Value, json};
 
 use super::act::{Phase, Supervisor};
@@ -46,13 +47,112 @@ impl Supervisor<'_> {
         self.go_over(document)
     }
 
+    /// Puts overlays on disks of the standing guest. Either all of them are there afterwards, and
+    /// recorded, or none.
+    pub(super) fn take_snapshot(
+        &mut self,
+        token: &str,
+        document: &str,
+        definition: Option<&str>,
+        targets: &[String],
+    ) -> Result<(), String> {
+        let document = parse(document).map_err(|error| error.to_string())?;
+        let chains = |document: &Domain| -> Result<Vec<(String, Chain)>, String> {
+            let chain = |target: &String| {
+                let chain = translate::chain(self.node, document, target);
+                chain
+                    .map(|chain| (target.clone(), chain))
+                    .map_err(|error| error.to_string())
+            };
+            targets.iter().map(chain).collect()
+        };
+        let (new, old) = (chains(&document)?, chains(&self.document)?);
+        let Phase::Up { monitor, paused } = &mut self.phase else {
+            return Err("domain is not running".to_owned());
+        };
+        let runs = !*paused;
+        if runs {
+            monitor.call("pause")?;
+        }
+        let mut changed = 0;
+        let mut result = new.iter().try_for_each(|(target, chain)| {
+            change_disk(monitor, target, chain)?;
+            changed += 1;
+            Ok(())
+        });
+        if result.is_ok() {
+            let live = live_text(&document, &self.run_dir, self.record.id(), monitor);
+            result = match self.record.snapshot(token, &live, definition) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err("it was given up meanwhile".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+        }
+        if result.is_err() {
+            // The guest has written nothing to the overlays.
+            for (target, chain) in old.iter().take(changed) {
+                if let Err(reason) = change_disk(monitor, target, chain) {
+                    tracing::error!(target, reason, "a disk cannot go back to its image");
+                }
+            }
+        } else {
+            self.document = document;
+        }
+        if runs && let Err(reason) = monitor.call("resume") {
+            tracing::error!(reason, "the guest cannot go on after a snapshot");
+        }
+        result
+    }
+
     /// The domain is another document's from now on.
-    pub(super) fn go_over(&mut self, document: Domain) -> Result<(), String> {
-        let mut live = document.clone();
-        translate::name_sockets(&mut live, &self.run_dir);
-        live.id = Some(self.record.id());
+    fn go_over(&mut self, document: Domain) -> Result<(), String> {
+        let Phase::Up { monitor, .. } = &mut self.phase else {
+            return Err("domain is not running".to_owned());
+        };
+        let live = live_text(&document, &self.run_dir, self.record.id(), monitor);
         self.document = document;
-        let recorded = self.record.document(&live.to_xml());
+        let recorded = self.record.document(&live);
         recorded.map_err(|error| error.to_string())
+    }
+}
+
+/// Images of a disk, top first.
+type Chain = Vec<LayerDescription>;
+
+/// Puts another chain in a disk's place; the first image is for writing.
+fn change_disk(monitor: &mut Monitor, target: &str, chain: &Chain) -> Result<(), String> {
+    let mut files = Vec::new();
+    let mut layers = Vec::new();
+    for (depth, layer) in chain.iter().enumerate() {
+        for source in std::iter::once(&layer.file).chain(&layer.data_file) {
+            let FileSource::Path(path) = source else {
+                return Err("an image without a path".to_owned());
+            };
+            let file = File::options().read(true).write(depth == 0).open(path);
+            files.push(file.map_err(|error| format!("'{}': {error}", path.display()))?);
+        }
+        let has_data_file = layer.data_file.is_some();
+        layers.push(json!({"format": layer.format, "data_file": has_data_file}));
+    }
+    let parameters = json!({"disk": target, "chain": layers});
+    monitor.request("change-disk", &parameters, &files)
+}
+
+/// A document as it stands while it runs: with its id and the names of sockets and devices.
+fn live_text(document: &Domain, run_dir: &Path, id: u32, monitor: &mut Monitor) -> String {
+    let mut live = document.clone();
+    name_parts(&mut live, run_dir, monitor);
+    live.id = Some(id);
+    live.to_xml()
+}
+
+/// Names sockets and devices of the host.
+pub(super) fn name_parts(live: &mut Domain, run_dir: &Path, monitor: &mut Monitor) {
+    translate::name_sockets(live, run_dir);
+    let cards = live.devices.interfaces.iter_mut();
+    for (card, device) in cards.zip(monitor.networks().devices()) {
+        if let Some(dev) = device {
+            card.target.get_or_insert_default().dev = dev.to_owned();
+        }
     }
 }

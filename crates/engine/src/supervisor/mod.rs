@@ -239,13 +239,7 @@ fn start<'n>(
         .map_err(|error| format!("cannot listen: {error}"))?;
     let (state, events) = first_state(order);
     let mut live = document.clone();
-    translate::name_sockets(&mut live, run_dir);
-    let cards = live.devices.interfaces.iter_mut();
-    for (card, device) in cards.zip(monitor.networks().devices()) {
-        if let Some(dev) = device {
-            card.target.get_or_insert_default().dev = dev.to_owned();
-        }
-    }
+    live::name_parts(&mut live, run_dir, &mut monitor);
     let record = Record::started(node, order, &mut live, state, &events)
         .map_err(|error| error.to_string())?;
     if let Some(restore) = restore.filter(|restore| restore.consume) {

@@ -99,6 +99,14 @@ pub(crate) enum Request {
         target: String,
         force: bool,
     },
+    /// Go over to overlays on the disks `targets`, as `document` has them, and make the snapshot
+    /// that was begun one that is there, with the domain's new definition.
+    TakeSnapshot {
+        token: String,
+        document: String,
+        definition: Option<String>,
+        targets: Vec<String>,
+    },
     /// The connection carries the console's bytes from here on.
     Console {
         force: bool,

@@ -8,6 +8,7 @@ use rusqlite::{Transaction, params};
 use super::protocol::Order;
 use crate::domains::define::check_identity;
 use crate::domains::lifecycle::{self, Cause, Lifecycle, Subject};
+use crate::domains::snapshots::{self, table::NewDocuments};
 use crate::domains::state::{DomainState, ShutOffReason};
 use crate::domains::{Error as DomainError, table};
 use crate::error::Result;
@@ -158,6 +159,28 @@ impl<'n> Record<'n> {
             )?;
             Ok(())
         })
+    }
+
+    /// Records that a snapshot that was begun is there, and what the domain's documents are now.
+    /// `false` if it was given up meanwhile.
+    pub(crate) fn snapshot(
+        &self,
+        token: &str,
+        live: &str,
+        definition: Option<&str>,
+    ) -> Result<bool> {
+        let documents = NewDocuments {
+            live: Some(live),
+            definition,
+        };
+        let committed = self
+            .node
+            .state()
+            .write("record a snapshot", |transaction| {
+                snapshots::table::commit(transaction, token, documents)
+            })?;
+        self.node.wake();
+        Ok(committed)
     }
 
     /// Records that the guest was reset, or started again, and runs on.

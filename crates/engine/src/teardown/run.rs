@@ -159,6 +159,7 @@ impl Teardown {
         let options = UndefineOptions {
             managed_save: true,
             nvram: Some(true),
+            snapshots_metadata: true,
         };
         match node.domain_undefine(&self.uuid, options) {
             Ok(_) | Err(Error::Domain(DomainError::NotFound(_))) => {}

@@ -110,6 +110,22 @@ impl Translation<'_> {
         Ok((self.position(&place, disk)?, self.disc(&place, disk)?))
     }
 
+    /// The images of the disk `target`.
+    pub(super) fn chain_of(&self, target: &str) -> Result<Vec<LayerDescription>, DomainError> {
+        let disks = self.document.devices.disks.iter().enumerate();
+        let mut disks = disks.filter(|(_, disk)| disk.device == DiskDevice::Disk);
+        let found = disks.find(|(_, disk)| disk.target.dev == target);
+        let images = match found {
+            Some((index, disk)) => self.images(&format!("devices/disk[{}]", index + 1), disk)?,
+            None => None,
+        };
+        let layers = images.map(|images| images.descriptions());
+        layers.ok_or_else(|| DomainError::NoDisk {
+            domain: self.document.name.to_string(),
+            target: target.to_owned(),
+        })
+    }
+
     /// The disc that a drive would have in it: a file that can be read.
     fn disc(&self, place: &str, disk: &Disk) -> Result<Option<PathBuf>, DomainError> {
         let Some(source) = self.source(place, disk)? else {

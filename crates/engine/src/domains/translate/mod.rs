@@ -22,7 +22,8 @@ use cenote_vmm::devices::ide::Position;
 use cenote_vmm::firmware::{self, Product};
 use cenote_vmm::machine::{
     BootDescription, CharDevice, CpuDescription, Description, DisplayDescription, FileSource,
-    FirmwareDescription, MOST_VCPUS, OnReset, OnTripleFault, Place, SerialDescription, VERSION,
+    FirmwareDescription, LayerDescription, MOST_VCPUS, OnReset, OnTripleFault, Place,
+    SerialDescription, VERSION,
 };
 
 pub(crate) use self::cards::Joined;
@@ -147,6 +148,18 @@ pub(crate) fn disc(
     target: &str,
 ) -> Result<(Position, Option<PathBuf>), DomainError> {
     Translation::new(node, document).drive_and_disc(target)
+}
+
+/// The images of a document's disk, top first.
+///
+/// # Errors
+/// There is no such disk; an image is not there.
+pub(crate) fn chain(
+    node: &Node,
+    document: &Domain,
+    target: &str,
+) -> Result<Vec<LayerDescription>, DomainError> {
+    Translation::new(node, document).chain_of(target)
 }
 
 struct Translation<'a> {

@@ -1,0 +1,243 @@
+//! Snapshots of domains that do not run, looked at by QEMU's tools.
+
+#![allow(clippy::unwrap_used)] // A failed expectation fails the test.
+
+use std::path::Path;
+use std::process::Command;
+
+use cenote_engine::{
+    DefineOptions, ErrorKind, Node, NodeOptions, SnapshotDelete, SnapshotOptions, UndefineOptions,
+    XmlOptions,
+};
+use cenote_model::snapshot::Snapshot;
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {text}");
+    text
+}
+
+fn fill(image: &Path, pattern: &str) {
+    let command = format!("write -q -P {pattern} 0 256k");
+    run(
+        "qemu-io",
+        &["-f", "qcow2", "-c", &command, image.to_str().unwrap()],
+    );
+}
+
+/// QEMU finds the image whole, and filled with the pattern.
+fn shows(image: &Path, pattern: &str) {
+    let image = image.to_str().unwrap();
+    run("qemu-img", &["check", "-q", "-f", "qcow2", image]);
+    let command = format!("read -q -P {pattern} 0 256k");
+    let said = run("qemu-io", &["-f", "qcow2", "-c", &command, image]);
+    assert!(said.is_empty(), "{image} {pattern}: {said}");
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    node: Node,
+}
+
+impl Bench {
+    /// A domain with two qcow2 disks in the default pool's directory and a raw read-only one.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::open(&NodeOptions::in_dir(dir.path())).unwrap();
+        let bench = Bench { dir, node };
+        for name in ["a.qcow2", "b.qcow2"] {
+            let path = bench.path(name);
+            let arguments = ["create", "-q", "-f", "qcow2", path.to_str().unwrap(), "1M"];
+            run("qemu-img", &arguments);
+        }
+        std::fs::write(bench.path("c.raw"), [0; 4096]).unwrap();
+        let disk = |name: &str, format: &str, dev: &str, more: &str| {
+            format!(
+                "<disk type='file'><driver type='{format}'/><source file='{}'/>\
+                 <target dev='{dev}'/>{more}</disk>",
+                bench.path(name).display()
+            )
+        };
+        let xml = format!(
+            "<domain type='kvm'><name>g</name><memory>65536</memory><os><type>hvm</type></os>\
+             <devices>{}{}{}</devices></domain>",
+            disk("a.qcow2", "qcow2", "vda", ""),
+            disk("b.qcow2", "qcow2", "vdb", ""),
+            disk("c.raw", "raw", "vdc", "<readonly/>"),
+        );
+        let options = DefineOptions::default();
+        bench.node.domain_define(&xml, options).unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join("images").join(name)
+    }
+
+    fn take(&self, name: &str, disk_only: bool) -> cenote_engine::Result<String> {
+        let wanted = Snapshot {
+            name: Some(cenote_model::Name::new(name).unwrap()),
+            ..Snapshot::default()
+        };
+        let options = SnapshotOptions {
+            disk_only,
+            ..SnapshotOptions::default()
+        };
+        self.node.domain_snapshot_create("g", &wanted, options)
+    }
+
+    fn fill(&self, pattern: &str) {
+        fill(&self.path("a.qcow2"), pattern);
+        fill(&self.path("b.qcow2"), pattern);
+    }
+
+    fn shows(&self, pattern: &str) {
+        shows(&self.path("a.qcow2"), pattern);
+        shows(&self.path("b.qcow2"), pattern);
+    }
+
+    /// Name and parent of each snapshot.
+    fn tree(&self) -> Vec<(String, Option<String>)> {
+        let all = self.node.domain_snapshots("g").unwrap().into_iter();
+        all.map(|snapshot| (snapshot.name, snapshot.parent))
+            .collect()
+    }
+
+    fn current(&self) -> Option<String> {
+        let current = self.node.domain_snapshot_current("g").unwrap();
+        current.map(|snapshot| snapshot.name)
+    }
+}
+
+fn edge(name: &str, parent: Option<&str>) -> (String, Option<String>) {
+    (name.to_owned(), parent.map(str::to_owned))
+}
+
+/// A tree of internal snapshots, gone through and taken down.
+#[test]
+fn internal_snapshots_make_a_tree() {
+    let bench = Bench::new();
+    bench.fill("0x11");
+    bench.take("one", false).unwrap();
+    bench.fill("0x22");
+    bench.take("two", false).unwrap();
+    bench.fill("0x33");
+    bench.node.domain_snapshot_revert("g", "one").unwrap();
+    bench.shows("0x11");
+    assert_eq!(bench.current().as_deref(), Some("one"));
+    bench.fill("0x44");
+    bench.take("three", false).unwrap();
+    let one = Some("one");
+    assert_eq!(
+        bench.tree(),
+        [edge("one", None), edge("two", one), edge("three", one)]
+    );
+    let error = bench.take("two", false).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exists);
+    bench.node.domain_snapshot_revert("g", "two").unwrap();
+    bench.shows("0x22");
+    // Deleting the root leaves its children's content alone.
+    let delete = |name: &str, options| bench.node.domain_snapshot_delete("g", name, options);
+    delete("one", SnapshotDelete::default()).unwrap();
+    assert_eq!(bench.tree(), [edge("two", None), edge("three", None)]);
+    bench.node.domain_snapshot_revert("g", "three").unwrap();
+    bench.shows("0x44");
+    let refused = bench.node.domain_undefine("g", UndefineOptions::default());
+    let error = refused.unwrap_err();
+    assert!(error.to_string().contains("with 2 snapshots"), "{error}");
+    bench.take("four", false).unwrap();
+    let children = SnapshotDelete {
+        children: true,
+        ..SnapshotDelete::default()
+    };
+    assert_eq!(delete("three", children).unwrap(), ["four", "three"]);
+    assert_eq!(bench.tree(), [edge("two", None)]);
+    delete("two", SnapshotDelete::default()).unwrap();
+    bench.shows("0x44");
+    for name in ["a.qcow2", "b.qcow2"] {
+        let path = bench.path(name);
+        let listed = run("qemu-img", &["snapshot", "-l", path.to_str().unwrap()]);
+        assert!(listed.trim().is_empty(), "{listed}");
+    }
+    let error = bench.node.domain_snapshot("g", "two").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+/// External snapshots leave images alone and give the domain overlays, or nothing at all.
+#[test]
+fn external_snapshots_put_overlays_on_all_disks_or_none() {
+    let bench = Bench::new();
+    bench.fill("0x11");
+    // The second overlay's name is taken: the first is not left behind either.
+    std::fs::write(bench.path("b.late"), "mine").unwrap();
+    let error = bench.take("late", true).unwrap_err();
+    assert!(error.to_string().contains("already exists"), "{error}");
+    assert!(!bench.path("a.late").exists());
+    assert!(bench.tree().is_empty());
+    bench.take("one", true).unwrap();
+    let definition = bench.node.domain_xml("g", XmlOptions::default()).unwrap();
+    for name in ["a.one", "b.one"] {
+        assert!(definition.contains(&format!("{name}'")), "{definition}");
+        shows(&bench.path(name), "0x11");
+        fill(&bench.path(name), "0x22");
+    }
+    assert!(definition.contains("c.raw"), "{definition}");
+    bench.shows("0x11");
+    // What the overlays stand on is not to change.
+    let error = bench.node.domain_snapshot_revert("g", "one").unwrap_err();
+    assert!(error.hint().unwrap().contains("vol-commit"), "{error}");
+    let xml = bench.node.domain_snapshot_xml("g", "one", false).unwrap();
+    assert!(
+        xml.contains("<name>one</name>") && xml.contains("a.qcow2"),
+        "{xml}"
+    );
+    bench.take("two", false).unwrap();
+    assert_eq!(bench.tree(), [edge("one", None), edge("two", Some("one"))]);
+    fill(&bench.path("a.one"), "0x33");
+    bench.node.domain_snapshot_revert("g", "two").unwrap();
+    shows(&bench.path("a.one"), "0x22");
+    // Merging is the user's; what is known of the snapshot goes with --metadata.
+    let delete = |options| bench.node.domain_snapshot_delete("g", "one", options);
+    assert!(delete(SnapshotDelete::default()).is_err());
+    let metadata = SnapshotDelete {
+        metadata: true,
+        ..SnapshotDelete::default()
+    };
+    delete(metadata).unwrap();
+    assert_eq!(bench.tree(), [edge("two", None)]);
+}
+
+/// What cannot be kept is named before anything is done.
+#[test]
+fn impossible_snapshots_are_refused() {
+    let bench = Bench::new();
+    let xml = bench.node.domain_xml("g", XmlOptions::default()).unwrap();
+    let raw = xml.replace("<readonly/>", "");
+    let options = DefineOptions::default();
+    bench.node.domain_define(&raw, options).unwrap();
+    let error = bench.take("one", false).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("internal snapshot for disk vdc unsupported"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("--disk-only"));
+    let with_memory = Snapshot {
+        memory: Some(cenote_model::snapshot::SnapshotMemory {
+            mode: Some(cenote_model::snapshot::SnapshotMemoryMode::External),
+            file: Some("/memory".to_owned()),
+            ..Default::default()
+        }),
+        ..Snapshot::default()
+    };
+    let options = SnapshotOptions::default();
+    let refused = bench
+        .node
+        .domain_snapshot_create("g", &with_memory, options);
+    assert!(refused.unwrap_err().to_string().contains("memory"));
+    assert!(bench.tree().is_empty());
+    bench.take("one", true).unwrap();
+    assert!(bench.path("c.one").exists());
+}
