@@ -146,15 +146,25 @@ fn write_region(
     placed: &Region,
     checksums: &mut Vec<u8>,
 ) -> Result<(), SnapshotError> {
+    let blank = [0; PAGE as usize];
     let mut piece = vec![0; PIECE.min(placed.length) as usize];
+    // Of a piece of zeros as long as the first; most of a guest's memory has never been used.
+    let checksum_of_zeros = crc32fast::hash(&piece);
     let mut at = 0;
     while at < placed.length {
         let length = PIECE.min(placed.length - at) as usize;
+        let whole = piece.len();
         let piece = &mut piece[..length];
         region.read_slice(piece, MemoryRegionAddress(at))?;
+        let is_blank = |page: &[u8]| *page == blank[..page.len()];
+        if length == whole && piece.chunks(PAGE as usize).all(is_blank) {
+            checksums.extend(checksum_of_zeros.to_le_bytes());
+            at += length as u64;
+            continue;
+        }
         checksums.extend(crc32fast::hash(piece).to_le_bytes());
         for (index, page) in (0u64..).zip(piece.chunks(PAGE as usize)) {
-            if page.iter().any(|byte| *byte != 0) {
+            if !is_blank(page) {
                 file.write_all_at(page, placed.offset + at + index * PAGE)
                     .map_err(|source| SnapshotError::Write {
                         action: "writing",
