@@ -567,3 +567,49 @@ fn processes(marker: &str, script: u32, program: &str, _state: &Path) -> Vec<u32
     })
     .collect()
 }
+
+/// What is counted and shown of the devices of a running domain, and its snapshots.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn devices_of_a_running_domain() {
+    let node = Node::new();
+    let disk = node.0.path("disk.raw");
+    std::fs::write(&disk, vec![0; 1 << 20]).expect("written");
+    node.write("g", "beat", "");
+    let file = node.0.path("g.xml");
+    let more = format!(
+        "<devices><disk type='file'><driver type='raw'/><source file='{}'/><target dev='vda'/>\
+         </disk><disk type='file' device='cdrom'><target dev='hdc'/></disk>\
+         <interface type='user'/>",
+        disk.display()
+    );
+    let xml = std::fs::read_to_string(&file).expect("read");
+    std::fs::write(&file, xml.replace("<devices>", &more)).expect("written");
+    node.ok(&format!("define {}", file.display()));
+    node.ok("start g");
+    assert!(node.ok("domblkstat g vda").contains("vda rd_req 0\n"));
+    node.run("domblkstat g hdc").fails(2, "E0608");
+    // The guest asks for no address.
+    assert!(node.ok("domifaddr g").contains("MAC address"));
+    let stats = node.ok("domstats g --block --interface");
+    for line in [
+        "  net.count=1\n",
+        "  block.0.name=vda\n",
+        "  block.0.capacity=1048576\n",
+    ] {
+        assert!(stats.contains(line), "{stats}");
+    }
+    assert!(!stats.contains("vcpu"), "{stats}");
+    node.run("screenshot g picture.png").fails(1, "E0606");
+    node.run("attach-disk g /b.raw vdb").fails(5, "E0603");
+    node.ok("attach-disk g /b.raw vdb --config");
+    node.ok("detach-disk g vdb --config");
+    node.run("snapshot-create-as g one").fails(5, "E0603");
+    let cenote = |line: &str| node.run(line);
+    let taken = cenote("snapshot-create-as g one --disk-only");
+    // A base outside of all pools could not be started from again.
+    taken.fails(5, "E0409");
+    assert_eq!(node.ok("snapshot-list g --name"), "");
+    assert!(node.ok("domblklist g").contains("disk.raw"));
+    node.ok("destroy g");
+}
