@@ -103,13 +103,24 @@ impl Guest {
         descriptors: &[(RawFd, RawFd)],
     ) -> Running {
         assert!(!command.contains('"'));
+        let boot = json!({"kernel": {
+            "image": {"path": "/lab/guest/vmlinux-cloud"},
+            "initrd": {"path": "/lab/guest/initramfs-tools.cpio.gz"},
+            "command_line": format!("console=ttyS0 panic=-1 quiet GUEST=\"{command}\""),
+        }});
+        self.start_from(boot, vcpus, nic, descriptors)
+    }
+
+    /// The same with a guest that starts from whatever `boot` says.
+    fn start_from(
+        &self,
+        boot: Value,
+        vcpus: u8,
+        nic: Value,
+        descriptors: &[(RawFd, RawFd)],
+    ) -> Running {
         let description = json!({
-            "version": 1, "vcpus": vcpus, "memory": 536_870_912,
-            "boot": {"kernel": {
-                "image": {"path": "/lab/guest/vmlinux-cloud"},
-                "initrd": {"path": "/lab/guest/initramfs-tools.cpio.gz"},
-                "command_line": format!("console=ttyS0 panic=-1 quiet GUEST=\"{command}\""),
-            }},
+            "version": 1, "vcpus": vcpus, "memory": 536_870_912, "boot": boot,
             "serial": {"backend": {"file": {"path": self.path().join("serial.log")}}},
             "exit_report": self.path().join("report"),
             "control": self.path().join("control"),
@@ -307,6 +318,64 @@ fn a_guest_of_an_ordinary_user_gets_address_names_files_and_the_host() {
     ] {
         assert!(output.contains(line), "'{line}' is missing:\n{output}");
     }
+}
+
+/// Boots a guest without disks from the network, with these files served over TFTP, and gives
+/// what it printed.
+fn boots_from_the_network(boot: Value, files: Value) -> String {
+    let guest = Guest::new();
+    let (_network, frames) = user_network(
+        &guest,
+        json!({"restricted": true, "boot": boot, "tftp": {"files": files}}),
+    );
+    let mut nic = card(json!({"socket": {"fd": 200}}));
+    nic["boot_index"] = json!(0);
+    let firmware = json!({"firmware": {"only_listed": true}});
+    let monitor = guest.start_from(firmware, 1, nic, &[(frames.as_raw_fd(), 200)]);
+    drop(frames);
+    guest.finish(monitor)
+}
+
+#[test]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels"]
+fn ipxe_boots_linux_by_a_script() {
+    let script = "#!ipxe\n\
+        kernel tftp://${next-server}/vmlinuz initrd=initrd console=ttyS0 panic=-1 quiet \
+        GUEST=\"ls /sys/class/net; echo from the network\"\n\
+        initrd --name initrd tftp://${next-server}/initrd.gz\nboot\n";
+    let output = boots_from_the_network(
+        json!({"ipxe_file": "boot.ipxe"}),
+        json!({
+            "boot.ipxe": {"text": script},
+            "vmlinuz": {"path": "/lab/guest/vmlinuz-cloud"},
+            "initrd.gz": {"path": "/lab/guest/initramfs.cpio.gz"},
+        }),
+    );
+    for line in ["eth0", "from the network", "guest: status 0"] {
+        assert!(output.contains(line), "'{line}' is missing:\n{output}");
+    }
+}
+
+/// A boot program of the PXE kind, which prints a word and powers off.
+#[test]
+#[ignore = "needs /dev/kvm, SeaBIOS and iPXE"]
+fn a_boot_program_comes_over_tftp() {
+    // Each character goes to COM1 by itself: its queue takes sixteen.
+    let mut program = vec![0xba, 0xf8, 0x03]; // mov dx, 0x3f8
+    for byte in b"booted" {
+        program.extend([0xb0, *byte, 0xee]); // mov al, byte; out dx, al
+    }
+    // ACPI power-off: sleep enable to PM1a control, where SeaBIOS has put it.
+    program.extend([0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xf4]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("start.0");
+    std::fs::write(&file, program).unwrap();
+    chown(folder.path(), Some(USER), Some(USER)).unwrap();
+    let output = boots_from_the_network(
+        json!({"file": "start.0"}),
+        json!({"start.0": {"path": file}}),
+    );
+    assert!(output.contains("booted"), "{output}");
 }
 
 #[test]

@@ -217,7 +217,7 @@ impl Machine {
         let mut rom_overlay = None;
         let mut order = add_devices(&mut board, description, &vm)?;
         let disks = devices::add_devices(&mut board, &vm, description, &wiring.events, &mut order)?;
-        nics::add(&mut board, &vm, description, &sender)?;
+        nics::add(&mut board, &vm, description, &sender, &mut order)?;
         if let Starter::Firmware(rom) = &starter {
             board.add_firmware_configuration(firmware_configuration(
                 description,

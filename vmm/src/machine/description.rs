@@ -312,6 +312,11 @@ pub enum DescriptionError {
         "no option ROM for the display was found on this host: install the package 'seabios', or name a file in the description"
     )]
     NoDisplayRom,
+    /// iPXE is not installed.
+    #[error(
+        "no option ROM for network cards was found on this host: install the package 'ipxe-qemu', or name a file in the description"
+    )]
+    NoNetworkRom,
     /// Two devices have one turn at booting.
     #[error("two devices have the boot index {0}: give each its own")]
     BootIndex(u32),
@@ -456,6 +461,12 @@ impl Description {
         for disk in &mut self.disks {
             disk.keep_open()?;
         }
+        for nic in &mut self.nics {
+            if let Some(mut rom) = nic.rom_source(with_firmware)? {
+                rom.keep_open("option ROM")?;
+                nic.rom = Some(rom);
+            }
+        }
         for port in &mut self.ports {
             port.keep_open()
                 .map_err(|error| DescriptionError::Port(Box::new(error)))?;
@@ -476,7 +487,9 @@ impl Description {
     /// The turns of all devices at booting.
     fn boot_indexes(&self) -> impl Iterator<Item = u32> {
         let drives = self.ide.values().filter_map(DriveDescription::boot_index);
-        drives.chain(self.disks.iter().filter_map(|disk| disk.boot_index))
+        let disks = self.disks.iter().filter_map(|disk| disk.boot_index);
+        let nics = self.nics.iter().filter_map(|nic| nic.boot_index);
+        drives.chain(disks).chain(nics)
     }
 
     fn check_boot_indexes(&self) -> Result<(), DescriptionError> {

@@ -1,16 +1,18 @@
 //! Network cards in the machine description.
 
 use super::{
-    Board, BuildError, Description, DescriptionError, FileSource,
+    Board, BootDescription, BuildError, Description, DescriptionError, FileSource,
     devices::{Slots, add_virtio},
     run::Message,
 };
 use crate::{
+    firmware,
     kvm::Vm,
+    pci::OptionRomError,
     virtio::net::{Link, LinkError, MOST_PAIRS, Mac, Net, NetOptions},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{os::fd::OwnedFd, sync::mpsc::Sender};
+use std::{collections::BTreeMap, os::fd::OwnedFd, sync::mpsc::Sender};
 
 /// The longest name, so that threads can be told apart by it.
 const LONGEST_NAME: usize = 10;
@@ -39,6 +41,13 @@ pub struct NicDescription {
     /// Slot on the PCI bus, 2 to 31; the next free one unless given.
     #[serde(default)]
     pub slot: Option<u8>,
+    /// Turn at booting, lowest first; the firmware does not boot from a card without one.
+    #[serde(default)]
+    pub boot_index: Option<u32>,
+    /// Its option ROM, which boots from the network; with firmware and a turn, iPXE where
+    /// distributions put it unless given.
+    #[serde(default)]
+    pub rom: Option<FileSource>,
 }
 
 fn yes() -> bool {
@@ -88,6 +97,14 @@ pub enum NicDescriptionError {
         name: String,
         /// Which one, and why.
         source: DescriptionError,
+    },
+    /// The option ROM cannot be used.
+    #[error("network card '{name}'")]
+    Rom {
+        /// The card.
+        name: String,
+        /// What is wrong.
+        source: OptionRomError,
     },
     /// A descriptor is not what it should be.
     #[error("network card '{name}': descriptor {fd} cannot be used")]
@@ -145,6 +162,23 @@ pub(super) fn check(nics: &[NicDescription]) -> Result<(), NicDescriptionError> 
 }
 
 impl NicDescription {
+    /// The option ROM: the one that is given, or the one that is installed if the firmware is to
+    /// boot from the card.
+    ///
+    /// # Errors
+    /// [`DescriptionError::NoNetworkRom`].
+    pub(super) fn rom_source(
+        &self,
+        with_firmware: bool,
+    ) -> Result<Option<FileSource>, DescriptionError> {
+        if self.rom.is_some() || !with_firmware || self.boot_index.is_none() {
+            return Ok(self.rom.clone());
+        }
+        let path = firmware::locate().network;
+        let path = path.ok_or(DescriptionError::NoNetworkRom)?;
+        Ok(Some(FileSource::Path(path)))
+    }
+
     /// Takes the card's descriptors over.
     ///
     /// # Errors
@@ -185,12 +219,15 @@ impl NicDescription {
 }
 
 /// Puts the cards on the board, those with a slot first. The machine hears of links that are lost.
+/// Cards with a turn at booting are put into `order`.
 pub(super) fn add(
     board: &mut Board,
     vm: &Vm,
     description: &Description,
     machine: &Sender<Message>,
+    order: &mut BTreeMap<u32, String>,
 ) -> Result<(), BuildError> {
+    let with_firmware = matches!(description.boot, BootDescription::Firmware(_));
     let slots = Slots::of(description);
     let (placed, others): (Vec<_>, Vec<_>) =
         description.nics.iter().partition(|nic| nic.slot.is_some());
@@ -208,7 +245,19 @@ pub(super) fn add(
             }
         })?;
         let slot = slots.choose(board, nic.slot)?;
-        add_virtio(board, vm, &format!("nic-{}", nic.name), slot, net)?;
+        let function = add_virtio(board, vm, &format!("nic-{}", nic.name), slot, net)?;
+        if let Some(source) = nic.rom_source(with_firmware)? {
+            let file = source.open("option ROM")?;
+            let added = function.lock().add_rom(&file, &*vm.overlays());
+            added.map_err(|source| NicDescriptionError::Rom {
+                name: nic.name.clone(),
+                source,
+            })?;
+        }
+        if let Some(index) = nic.boot_index {
+            let path = format!("/pci@i0cf8/ethernet@{slot:x}/ethernet-phy@0");
+            order.insert(index, path);
+        }
     }
     Ok(())
 }

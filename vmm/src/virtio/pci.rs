@@ -23,13 +23,16 @@ use crate::{
     doorbell::{Doorbell, Doorbells},
     interrupt::{IrqLine, MsiAllocator},
     memory::GuestMemory,
+    overlay::Overlays,
     pci::{
-        BarKind, Capability, ConfigSpace, ConfigState, Identity, Msix, MsixState, PciFunction, Pin,
+        BarKind, Capability, ConfigSpace, ConfigState, Identity, Msix, MsixState, OptionRom,
+        OptionRomError, PciFunction, Pin, ROM,
     },
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
+    fs::File,
     io,
     ops::Range,
     sync::{Arc, atomic::Ordering},
@@ -76,6 +79,7 @@ pub struct PciWiring<'a> {
 /// A virtio device on the PCI bus.
 pub struct VirtioPci<D: VirtioDevice> {
     config: ConfigSpace,
+    rom: Option<OptionRom>,
     msix: Msix,
     /// Offset of the capability through which firmware reaches the BAR.
     window: u8,
@@ -190,6 +194,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             .collect::<io::Result<_>>()?;
         Ok(Self {
             config,
+            rom: None,
             msix,
             window,
             registers: Registers::new(Arc::clone(&signals), device.features(), &sizes),
@@ -204,6 +209,17 @@ impl<D: VirtioDevice> VirtioPci<D> {
             machine_runs: false,
             device_runs: false,
         })
+    }
+
+    /// Gives the function boot code of its own: the option ROM in `file`.
+    ///
+    /// # Errors
+    /// If it is no ROM for this function, or the host has no memory for it.
+    pub fn add_rom(&mut self, file: &File, overlays: &dyn Overlays) -> Result<(), OptionRomError> {
+        let device = FIRST_DEVICE + self.device.kind().id();
+        let content = OptionRom::read_file(file, VENDOR, device)?;
+        self.rom = Some(OptionRom::new(&content, &mut self.config, overlays)?);
+        Ok(())
     }
 
     /// The device behind the transport.
@@ -439,17 +455,22 @@ impl<D: VirtioDevice> PciFunction for VirtioPci<D> {
     }
 
     fn window_moved(&mut self, window: u8, base: Option<u64>) {
-        if window == BAR {
-            self.take_down_bells();
-            if let Some(base) = base {
-                self.hang_up_bells(base);
+        match (window, &mut self.rom) {
+            (BAR, _) => {
+                self.take_down_bells();
+                if let Some(base) = base {
+                    self.hang_up_bells(base);
+                }
             }
+            (ROM, Some(rom)) => rom.window_moved(base),
+            _ => {}
         }
     }
 
     fn window_read(&mut self, window: u8, offset: u64, data: &mut [u8]) {
-        match u32::try_from(offset) {
-            Ok(offset) if window == BAR => self.part_read(offset, data),
+        match (window, u32::try_from(offset), &self.rom) {
+            (BAR, Ok(offset), _) => self.part_read(offset, data),
+            (ROM, _, Some(rom)) => rom.window_read(offset, data),
             _ => data.fill(0xff),
         }
     }

@@ -1,10 +1,11 @@
 //! Network cards: `<interface>`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use cenote_model::YesNo;
 use cenote_model::domain::{
-    Interface, InterfaceKind, LinkState, PortForward, PortForwardProtocol, PortRange,
+    BootDevice, Interface, InterfaceKind, LinkState, PortForward, PortForwardProtocol, PortRange,
 };
 use cenote_net::config::{self, Forward, Protocol};
 use cenote_net::tap::TapOptions;
@@ -59,6 +60,7 @@ impl Translation<'_> {
         services: &NetworkServices,
     ) -> Result<(Vec<NicDescription>, Vec<Joined>), DomainError> {
         let (mut cards, mut joined) = (Vec::new(), Vec::new());
+        let mut turns = self.card_turns();
         let document = self.document;
         let mut services = Some(services).filter(|services| !services.is_empty());
         for (index, card) in document.devices.interfaces.iter().enumerate() {
@@ -100,6 +102,8 @@ impl Translation<'_> {
                     .as_ref()
                     .is_none_or(|link| link.state == LinkState::Up),
                 slot: self.slot(&place, card.address.as_ref()),
+                boot_index: turns.remove(&index),
+                rom: None,
             });
         }
         match services {
@@ -109,6 +113,34 @@ impl Translation<'_> {
                 "what is served to the guest needs a card with type='user'",
             )),
         }
+    }
+
+    /// The turns of cards at booting, by their places in the document: their own, and that of
+    /// the class for the first card. Nothing has one where a kernel is booted.
+    fn card_turns(&self) -> BTreeMap<usize, u32> {
+        let document = self.document;
+        let mut turns = BTreeMap::new();
+        if document.os.is_direct_kernel() {
+            return turns;
+        }
+        let cards = &document.devices.interfaces;
+        for (index, card) in cards.iter().enumerate() {
+            if let Some(boot) = &card.boot {
+                turns.insert(index, boot.order);
+            }
+        }
+        let mut classes = document.os.boot_devices().zip(1..);
+        if let Some((_, turn)) = classes.find(|(class, _)| *class == BootDevice::Network)
+            && !cards.is_empty()
+        {
+            turns.entry(0).or_insert(turn);
+        }
+        turns
+    }
+
+    /// Whether some card has a turn.
+    pub(super) fn boots_from_network(&self) -> bool {
+        !self.card_turns().is_empty()
     }
 
     fn user_network(

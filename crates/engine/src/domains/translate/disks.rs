@@ -465,14 +465,6 @@ impl Translation<'_> {
         turns
     }
 
-    /// Whether the document wants to boot from the network.
-    pub(super) fn boots_from_network(&self) -> bool {
-        let by_class = self.document.os.boot_devices();
-        let mut by_class = by_class.filter(|class| *class == BootDevice::Network);
-        let mut cards = self.document.devices.interfaces.iter();
-        by_class.next().is_some() || cards.any(|card| card.boot.is_some())
-    }
-
     /// Whether some disk or drive has a turn.
     pub(super) fn boots_from_disks(&self) -> bool {
         !self.boot_turns().is_empty()

@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use cenote_model::domain::{
-    Address, AddressKind, Character, CharacterKind, ClockAdjustment, ClockBasis, ClockOffset,
-    CpuFeaturePolicy, Domain, SmbiosMode, machine,
+    Address, AddressKind, BootDevice, Character, CharacterKind, ClockAdjustment, ClockBasis,
+    ClockOffset, CpuFeaturePolicy, Domain, SmbiosMode, machine,
 };
 use cenote_model::{OnOff, YesNo};
 use cenote_vmm::boot::Protocol;
@@ -276,16 +276,24 @@ impl Translation<'_> {
                     .to_owned(),
             });
         }
-        if self.boots_from_network() {
-            if !self.boots_from_disks() {
-                let text = "network boot (the cards have no boot ROM yet); boot a kernel, or from \
-                            a disk or CD-ROM";
-                return Err(self.lacks("os/boot", text));
-            }
-            self.note(
-                "os/boot",
-                "network boot is left out: the cards have no boot ROM yet",
-            );
+        let from_network = self.boots_from_network();
+        if from_network && firmware::locate().network.is_none() {
+            return Err(DomainError::ComponentMissing {
+                domain: self.document.name.to_string(),
+                component: "the network cards' boot ROM (iPXE) is not installed".to_owned(),
+                remedy: "install it (apt-get install ipxe-qemu), or see what else is missing: \
+                         cenote doctor"
+                    .to_owned(),
+            });
+        }
+        let by_class = self.document.os.boot_devices();
+        if !from_network
+            && by_class
+                .into_iter()
+                .any(|class| class == BootDevice::Network)
+        {
+            let text = "network boot is left out: the domain has no network card";
+            self.note("os/boot", text);
         }
         let os = &self.document.os;
         let menu = os
@@ -297,7 +305,7 @@ impl Translation<'_> {
             image: None,
             menu: menu.map(|menu| u32::from(menu.timeout.unwrap_or(BOOT_MENU))),
             // As libvirt does: what has no turn is not booted from.
-            only_listed: self.boots_from_disks(),
+            only_listed: from_network || self.boots_from_disks(),
             fail_wait: bios.and_then(|bios| bios.reboot_timeout),
             serial_console: has_serial
                 && bios.is_some_and(|bios| bios.use_serial == Some(YesNo::Yes)),
