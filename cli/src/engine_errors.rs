@@ -3,6 +3,7 @@
 //! The enumerations may grow, so that each match here has a last arm; the test at the end reads
 //! their source and fails when a variant has no arm of its own.
 
+use cenote_engine::installs::Error as Install;
 use cenote_engine::{DomainError as Domain, Error as Engine};
 use cenote_image::Error as Image;
 use cenote_model::Error as Model;
@@ -60,6 +61,7 @@ fn of_engine(error: &Engine) -> Code {
         Engine::Storage(error) => of_pools(error),
         Engine::Wipe(error) => of_wipe(error),
         Engine::Domain(error) => of_domain(error),
+        Engine::Install(error) => of_install(error),
         Engine::Io { source, .. } => of_io(source),
         Engine::NoHome
         | Engine::StateNotWritable { .. }
@@ -88,6 +90,19 @@ fn of_domain(error: &Domain) -> Code {
         Domain::SnapshotExists { .. } => Code::E0413,
         Domain::Busy(_) => Code::E0105,
         Domain::NoProgram(_) => Code::E0110,
+        other => of_kind(other.kind()),
+    }
+}
+
+fn of_install(error: &Install) -> Code {
+    match error {
+        Install::NotYet { .. } => Code::E0701,
+        Install::Refused(_) => Code::E0702,
+        Install::Media(_) => Code::E0703,
+        Install::Answer { .. } => Code::E0704,
+        Install::Failed { .. } => Code::E0705,
+        Install::TimedOut { .. } => Code::E0706,
+        Install::Cancelled(_) => Code::E0009,
         other => of_kind(other.kind()),
     }
 }
@@ -257,6 +272,10 @@ mod tests {
             (
                 "Domain",
                 include_str!("../../crates/engine/src/domains/error.rs"),
+            ),
+            (
+                "Install",
+                include_str!("../../crates/engine/src/installs/error.rs"),
             ),
             ("Pools", include_str!("../../pools/src/error.rs")),
             ("Image", include_str!("../../crates/image/src/error.rs")),

@@ -10,7 +10,7 @@ use crate::exit::Exit;
 macro_rules! codes {
     ($($code:ident => $exit:ident,)*) => {
         /// An error code. The hundreds say the area: 00 the command line, 01 the machine and the
-        /// node's state, 02 pools, 03 volumes, 04 images, 05 documents, 06 domains.
+        /// node's state, 02 pools, 03 volumes, 04 images, 05 documents, 06 domains, 07 installs.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[allow(missing_docs, reason = "each code is documented by its page")]
         pub enum Code { $($code,)* }
@@ -121,6 +121,13 @@ codes! {
     E0607 => Failure,
     E0608 => Usage,
     E0609 => NotFound,
+    // Installs.
+    E0701 => Failure,
+    E0702 => Usage,
+    E0703 => NotFound,
+    E0704 => Usage,
+    E0705 => Verification,
+    E0706 => Timeout,
 }
 
 impl Code {

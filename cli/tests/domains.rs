@@ -382,3 +382,79 @@ fn mistakes_leave_the_node_as_it_was() {
     }
     assert_eq!(cenote.ok("list --all -o json"), before);
 }
+
+/// Rows 85 and 222: what can be seen of an install without a guest.
+#[test]
+fn an_install_is_planned_and_refused_by_name() {
+    let cenote = fixture();
+    // Opening the node empties the file that wakes watchers.
+    cenote.ok("list --all");
+    let before = cenote.state_sum();
+    let line = "install --name db --disk size=10G --location kernel=vmlinuz,initrd=initrd.img";
+    let plan = cenote.ok(&format!("{line} --kickstart db.ks --dry-run"));
+    for text in [
+        "create volume default/db.qcow2 (qcow2, 10737418240 bytes)",
+        "put into the initrd ks.cfg",
+        "inst.ks=file:/ks.cfg",
+        "define domain db",
+        "start domain db",
+        "Nothing was changed",
+    ] {
+        assert!(plan.contains(text), "{text}: {plan}");
+    }
+    let one = cenote.ok(&format!("{line} --kickstart db.ks --print-xml 1"));
+    assert!(one.contains("<on_reboot>destroy</on_reboot>"), "{one}");
+    let two = cenote.ok(&format!("{line} --kickstart db.ks --print-xml 2"));
+    assert!(
+        !two.contains("<kernel>") && two.contains("<boot dev=\"hd\"/>")
+            || two.contains("<boot dev='hd'/>"),
+        "{two}"
+    );
+    for (more, code, error) in [
+        ("--name db --disk size=1G --cdrom a.iso", 1, "E0701"),
+        ("--name db --disk size=1G --pxe", 1, "E0701"),
+        ("--name db --disk size=1G --import", 1, "E0701"),
+        ("--name db --disk size=1G", 2, "E0702"),
+        (
+            "--name db --disk size=1G --location http://mirror.test/os",
+            2,
+            "E0702",
+        ),
+        (
+            "--name db --disk size=1G --location kernel=none,initrd=none",
+            3,
+            "E0703",
+        ),
+    ] {
+        cenote.run(&format!("install {more}")).fails(code, error);
+    }
+    for (more, code, error) in [
+        ("--kickstart db.ks --delivery http", 1, "E0701"),
+        ("--kickstart db.ks --on-failure wipe", 1, "E0701"),
+        ("--kickstart bad.ks", 2, "E0704"),
+        ("--preseed db.ks --delivery media --no-lint", 2, "E0702"),
+        ("--disk vol=disk.raw,size=1G", 2, "E0702"),
+        ("--disk size=1G,name=disk.raw", 4, "E0302"),
+    ] {
+        cenote.run(&format!("{line} {more}")).fails(code, error);
+    }
+    cenote
+        .run("install --name web --disk size=1G --location kernel=vmlinuz,initrd=initrd.img")
+        .fails(4, "E0602");
+    assert_eq!(cenote.state_sum(), before);
+}
+
+/// Without a monitor nothing of an install is left.
+#[test]
+fn an_install_that_cannot_start_leaves_nothing() {
+    let cenote = fixture();
+    let line = "export CENOTE_PROGRAMS=/nonexistent; cenote install --name db --disk size=1M \
+                --network none --location kernel=vmlinuz,initrd=initrd.img --kickstart db.ks";
+    let run = cenote.shell(line);
+    assert!(run.code != 0, "{run:?}");
+    cenote.run("vol-info db.qcow2").fails(3, "E0301");
+    cenote.run("domstate db").fails(3, "E0601");
+    let installs = std::fs::read_dir(cenote.state().join("installs"));
+    assert_eq!(installs.map(Iterator::count).unwrap_or(0), 0);
+    assert!(!cenote.ok("job-list").contains("install"));
+}

@@ -15,13 +15,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "crates/engine",
         &[
             "cenote-pools",
+            "cenote-provision",
             "cenote-vmm",
             "cenote-net",
             "cenote-image",
             "cenote-model",
         ],
     ),
-    ("crates/provision", &["cenote-engine", "cenote-model"]),
+    ("crates/provision", &["cenote-model"]),
     (
         "cli",
         &[

@@ -204,7 +204,24 @@ pub fn fixture() -> Cenote {
     cenote.ok("vol-overlay base.qcow2 overlay.qcow2");
     cenote.ok("vol-snapshot-create snap.qcow2 first");
     domains(&cenote);
+    installer(&cenote);
     cenote
+}
+
+/// What an install is planned from: two files that are neither kernel nor initrd, and answers.
+fn installer(cenote: &Cenote) {
+    let kickstart = "text\nlang en_US.UTF-8\nkeyboard us\ntimezone UTC\n\
+                     url --url=http://mirror.test/os\nrootpw --lock\n\
+                     user --name=admin --groups=wheel --iscrypted --password=$6$salt$hash\n\
+                     clearpart --all --initlabel\nautopart\nreboot\n%packages\n@core\n%end\n";
+    for (name, text) in [
+        ("vmlinuz", "kernel"),
+        ("initrd.img", "initrd"),
+        ("db.ks", kickstart),
+        ("bad.ks", "autoprat\n"),
+    ] {
+        std::fs::write(cenote.path(name), text).expect("written");
+    }
 }
 
 /// A domain `web` that is defined, and a document of another one.

@@ -22,6 +22,9 @@ pub enum Error {
     /// An operation on a domain failed.
     #[error(transparent)]
     Domain(#[from] crate::domains::Error),
+    /// An install was refused, or failed.
+    #[error(transparent)]
+    Install(#[from] crate::installs::Error),
     /// A file of the node itself could not be used.
     #[error("cannot {action} '{}': {source}", path.display())]
     Io {
@@ -101,6 +104,7 @@ impl Error {
             Error::Storage(error) => error.kind(),
             Error::Wipe(error) => error.kind(),
             Error::Domain(error) => error.kind(),
+            Error::Install(error) => error.kind(),
             Error::NoSuchJob(_) => ErrorKind::NotFound,
             Error::Busy { .. } | Error::JobEnded(_) => ErrorKind::InvalidState,
             Error::NoHome | Error::StateNotWritable { .. } | Error::NewerState { .. } => {
@@ -117,6 +121,7 @@ impl Error {
         match self {
             Error::Storage(error) => error.hint(),
             Error::Domain(error) => error.hint(),
+            Error::Install(error) => error.hint(),
             Error::NoHome => Some("set HOME, or name a directory with --state-dir".into()),
             Error::StateNotWritable { .. } => Some(
                 "run as the directory's owner, or name a directory you may write with --state-dir"

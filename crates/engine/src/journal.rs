@@ -237,6 +237,30 @@ impl Node {
         Ok(repairs)
     }
 
+    /// Brings an operation on `subject` to an end whose process is gone.
+    pub(crate) fn repair_on(&self, subject: &str) -> Result<()> {
+        if let Some(entry) = self.running_on(subject)? {
+            self.repair_entry(&entry)?;
+        }
+        Ok(())
+    }
+
+    /// Records how far the operation is that is brought to an end right now.
+    pub(crate) fn record_step(&self, step: i64, plan: &Plan) -> Result<()> {
+        let text = serde_json::to_string(plan).map_err(|error| Error::BadRecord {
+            what: "a plan".into(),
+            reason: error.to_string(),
+        })?;
+        self.state().write("write the journal", |transaction| {
+            transaction.execute(
+                "UPDATE journal SET step = ?2, plan = ?3 WHERE id = ?1 AND state = 'running'",
+                params![WHOLE.get(), step, text],
+            )
+        })?;
+        crash::point("journal-repair-step");
+        Ok(())
+    }
+
     /// Repairs one entry, if its owner is dead. `None`: it lives, or another
     /// process repaired it.
     fn repair_entry(&self, entry: &Entry) -> Result<Option<Repair>> {
@@ -404,6 +428,10 @@ impl Operation<'_> {
                 .close_entry(self.id, JobState::Done, None, self.kind, &detail);
         };
         match inside(self.id, || self.plan.recover(self.node, self.step)) {
+            // It goes on without this process.
+            Ok((RepairOutcome::Pending, message)) => {
+                tracing::warn!(operation = self.id, subject = self.subject, "{message}")
+            }
             Ok((_, message)) => {
                 let detail = serde_json::json!({
                     "operation": self.id, "error": error, "repair": message,

@@ -21,6 +21,7 @@
 //!   [`Node::domain_start`], ...). They take the name, the UUID or the id of a domain. One that
 //!   runs is owned by a process of its own, the program `cenote-supervisor`, which is
 //!   [`supervisor_main`].
+//! - Installs: [`Node::install_prepare`] and [`Node::install`], see [`installs`].
 //! - [`Node::events`] reads the event log, [`Node::watch_events`] waits on it
 //!   without polling.
 //! - [`Node::jobs`] lists long operations, running and finished.
@@ -45,6 +46,7 @@ mod domains;
 mod error;
 mod events;
 mod inspect;
+pub mod installs;
 mod jobs;
 mod journal;
 mod node;

@@ -10,12 +10,15 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use cenote_engine::installs::{InstallDisk, InstallRequest, InstallWatch, OnFailure, Told};
 use cenote_engine::{
     AfterCommit, BuildMode, CloneSettings, DefineOptions, Format, NewVolume, NoProgress, Node,
-    NodeOptions, PoolState, Resize, SnapshotDelete, SnapshotOptions, TeardownOptions, Transfer,
-    VolumeId,
+    NodeOptions, PoolState, Progress, Resize, SnapshotDelete, SnapshotOptions, TeardownOptions,
+    Transfer, VolumeId,
 };
+use cenote_model::{Memory, Name};
 use cenote_pools::crash;
 
 /// Defines the domain `g` with a qcow2 disk.
@@ -319,6 +322,22 @@ const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "install",
+        before: |_| {},
+        // What is no kernel is not started, so that nothing may be left.
+        run: |node| {
+            let prepared = node.install_prepare(&install(node)).expect("a plan");
+            node.install(prepared, &Nobody).expect_err("no kernel");
+        },
+        happened: |node| {
+            assert!(volume_names(node).is_empty());
+            assert!(node.domains().expect("domains").is_empty());
+            let folder = fs::read_dir(node.state_dir().join("installs"));
+            assert_eq!(folder.map_or(0, Iterator::count), 0);
+            true
+        },
+    },
+    Scenario {
         name: "teardown",
         before: make_domain,
         run: |node| {
@@ -352,6 +371,51 @@ const SCENARIOS: &[Scenario] = &[
         happened: |node| node.pool("default").is_err(),
     },
 ];
+
+struct Nobody;
+
+impl Progress for Nobody {
+    fn update(&self, _: u64, _: u64) -> std::ops::ControlFlow<()> {
+        std::ops::ControlFlow::Continue(())
+    }
+}
+
+impl InstallWatch for Nobody {
+    fn tell(&self, _: &Told) {}
+}
+
+/// An install whose kernel is none.
+fn install(node: &Node) -> InstallRequest {
+    let file = |name: &str| {
+        let path = node.state_dir().join(name);
+        fs::write(&path, b"no kernel").expect("written");
+        path.display().to_string()
+    };
+    let location = format!("kernel={},initrd={}", file("kernel"), file("initrd"));
+    InstallRequest {
+        name: Name::new("db").expect("a name"),
+        memory: Memory::from_bytes(64 << 20),
+        install_memory: None,
+        vcpus: 1,
+        location: location.parse().expect("a location"),
+        disks: vec![InstallDisk::New {
+            pool: "default".to_owned(),
+            name: "db.raw".to_owned(),
+            format: Format::Raw,
+            capacity: 1 << 20,
+        }],
+        networks: Vec::new(),
+        inject: Vec::new(),
+        extra_arguments: String::new(),
+        answer: None,
+        osinfo: None,
+        transient: false,
+        noreboot: false,
+        timeout: Duration::from_secs(60),
+        silence: Duration::from_secs(60),
+        on_failure: OnFailure::Keep,
+    }
+}
 
 /// A domain with a volume, a managed save and a log.
 fn make_domain(node: &Node) {
@@ -631,7 +695,7 @@ fn repair_survives_death_at_every_point() {
 
 #[test]
 fn an_operation_under_way_is_left_alone_and_keeps_others_off() {
-    use cenote_engine::{ErrorKind, Progress};
+    use cenote_engine::ErrorKind;
     use std::ops::ControlFlow;
     use std::sync::Barrier;
 

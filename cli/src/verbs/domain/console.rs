@@ -172,6 +172,9 @@ pub(super) struct Logs {
     /// What the supervisor said instead
     #[arg(long)]
     supervisor: bool,
+    /// What its installer printed instead
+    #[arg(long, conflicts_with_all = ["monitor", "supervisor"])]
+    install: bool,
 }
 
 impl Verb for Logs {
@@ -190,10 +193,11 @@ impl Verb for Logs {
             Ok(info) => info.name.clone(),
             Err(_) => self.target.domain.clone(),
         };
-        let file = match (self.monitor, self.supervisor) {
-            (true, _) => "monitor.log",
-            (_, true) => "supervisor.log",
-            (false, false) => "console.log",
+        let file = match (self.monitor, self.supervisor, self.install) {
+            (true, ..) => "monitor.log",
+            (_, true, _) => "supervisor.log",
+            (.., true) => "install.log",
+            _ => "console.log",
         };
         let path = node.domain_log_dir(&name).join(file);
         let Ok(mut log) = File::open(&path) else {

@@ -4,6 +4,7 @@ mod console;
 mod define;
 mod devices;
 mod edit;
+mod install;
 mod life;
 mod read;
 mod save;
@@ -19,6 +20,7 @@ use crate::completion;
 use crate::verb::Entry;
 
 pub(super) const ENTRIES: &[Entry] = &[
+    Entry::of::<install::Install>(),
     Entry::of::<read::List>(),
     Entry::of::<read::DomInfo>(),
     Entry::of::<read::DomState>(),

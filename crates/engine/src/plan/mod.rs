@@ -15,6 +15,7 @@ use cenote_pools::file::FileIdentity;
 use serde::{Deserialize, Serialize};
 
 use crate::domains::snapshots::{SnapshotChange, SnapshotTake};
+use crate::installs::Install;
 use crate::teardown::Teardown;
 use crate::volumes::Collapse;
 
@@ -61,6 +62,8 @@ pub(crate) enum Plan {
     SnapshotChange(SnapshotChange),
     /// One step on a pool.
     Pool { verb: PoolVerb, pool: String },
+    /// Install a domain.
+    Install(Box<Install>),
     /// Take a domain away.
     Teardown(Teardown),
     /// Rename `path` to `trash`, then remove that.
@@ -157,6 +160,7 @@ impl Plan {
             Plan::Collapse(collapse) if collapse.down => "volume-commit",
             Plan::Collapse(_) => "volume-remove-layer",
             Plan::Pool { verb, .. } => verb.kind(),
+            Plan::Install(_) => "install",
             Plan::Teardown(_) => "domain-teardown",
             Plan::SnapshotTake(_) => "domain-snapshot-create",
             Plan::SnapshotChange(change) if change.definition.is_some() => "domain-snapshot-revert",
@@ -183,6 +187,7 @@ impl Plan {
                 .map(|volume| volume.to_string())
                 .collect(),
             Plan::Pool { pool, .. } => vec![pool.clone()],
+            Plan::Install(install) => install.subjects(),
             Plan::Teardown(teardown) => teardown.subjects(),
             Plan::SnapshotTake(take) => vec![format!("domain {}", take.domain)],
             Plan::SnapshotChange(change) => vec![format!("domain {}", change.domain)],

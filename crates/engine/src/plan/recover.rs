@@ -91,6 +91,7 @@ impl Plan {
                 }
                 Ok((RolledBack, uncollapsed(collapse)))
             }
+            Plan::Install(install) => install.recover(node, step),
             Plan::Teardown(teardown) => Ok(teardown.recover(node, step)),
             Plan::LogicalCreate { volume, tag, .. } => {
                 let group = node.pool_row(&volume.pool)?.logical()?;
@@ -127,6 +128,7 @@ impl Plan {
             Plan::Collapse(collapse) => Some(&collapse.volume),
             Plan::Pool { .. }
             | Plan::VolumeWipe { .. }
+            | Plan::Install(_)
             | Plan::Teardown(_)
             | Plan::SnapshotTake(_)
             | Plan::SnapshotChange(_) => None,

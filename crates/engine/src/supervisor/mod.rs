@@ -35,6 +35,7 @@ use crate::domains::truth::LAST_BREATH;
 use crate::node::Node;
 use crate::paths::NodeOptions;
 use crate::state::make_private_dir;
+use crate::teardown::domain_subject;
 
 use self::act::Supervisor;
 use self::console::Console;
@@ -161,7 +162,7 @@ fn supervise(arguments: &Arguments) -> Result<(), String> {
     .map_err(text)?;
     let life = lock::life_path(&node.domains_dir(), &order.uuid);
     let life = lock::acquire(&life, LAST_BREATH).map_err(text)?;
-    let Some(_life) = life else {
+    let Some(life) = life else {
         return Err("its last supervisor does not end".to_owned());
     };
     // It belongs to whoever holds the life lock.
@@ -183,7 +184,26 @@ fn supervise(arguments: &Arguments) -> Result<(), String> {
     }
     supervisor.run(messages);
     remove_run_dir(&run_dir);
+    drop(life);
+    go_on(arguments, &order);
     Ok(())
+}
+
+/// Goes on with what the domain's run was a part of, such as an install, if the command that
+/// would is gone.
+fn go_on(arguments: &Arguments, order: &Order) {
+    let node = Node::open(&NodeOptions {
+        state_dir: Some(arguments.state_dir.clone()),
+        runtime_dir: Some(arguments.runtime_dir.clone()),
+        programs: order.monitor.parent().map(Path::to_owned),
+        allow_emulation: order.allow_emulation,
+        skip_repair: true,
+        ..NodeOptions::default()
+    });
+    let result = node.and_then(|node| node.repair_on(&domain_subject(&order.name)));
+    if let Err(error) = result {
+        tracing::warn!(%error, "what the domain was a part of waits for the next command");
+    }
 }
 
 fn read_order(path: &Path) -> Result<Order, String> {

@@ -120,5 +120,5 @@ impl Teardown {
 
 /// What operations on a domain have as their subject.
 pub(crate) fn domain_subject(name: &str) -> String {
-    format!("domain:{name}")
+    format!("domain {name}")
 }
