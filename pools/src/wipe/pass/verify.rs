@@ -9,8 +9,8 @@ use super::super::error::Result;
 use super::super::keystream::KeyStream;
 use super::super::queue::{self, Lease, Queue, Request};
 use super::{
-    Chunk, Constant, Content, Fault, FaultKind, Faults, Flow, Hooks, PassRun, Watermark, chunks,
-    ring_error,
+    Chunk, Constant, Content, Fault, FaultKind, Faults, Flow, Hooks, PassRun, Tuning, Watermark,
+    chunks, ring_error,
 };
 
 /// Bytes compared at a time: a whole number of every pattern, and so few that the expected ones
@@ -69,12 +69,16 @@ pub(in super::super) fn verify(
         tuning,
         ..
     } = *run;
-    // A sample of small pieces says more than one of large ones.
-    let size = if portion == Portion::All {
-        tuning.chunk
-    } else {
-        tuning.chunk.min(64 << 10)
+    // A sample of small pieces says more than one of large ones, and takes more of them at a time.
+    let tuning = &match portion {
+        Portion::All => tuning.clone(),
+        Portion::Sample(_) => Tuning {
+            chunk: tuning.chunk.min(64 << 10),
+            depth: tuning.depth.max(8),
+            ..tuning.clone()
+        },
     };
+    let size = tuning.chunk;
     let total: u64 = spans.iter().map(|span| span.length).sum();
     let chosen = chunks(spans, start, size, storage.alignment())
         .filter(move |chunk| chosen(portion, *chunk, total));
@@ -97,6 +101,7 @@ pub(in super::super) fn verify(
         };
         Reader {
             run,
+            depth: tuning.depth as usize,
             queue,
             buffers,
             to_check,
@@ -139,6 +144,8 @@ fn compare(expected: Expected, work: &Receiver<(Buffer, Chunk)>, give: &Sender<C
 
 struct Reader<'a> {
     run: &'a PassRun<'a>,
+    /// Requests in flight.
+    depth: usize,
     queue: Box<dyn Queue + 'a>,
     buffers: Vec<Buffer>,
     to_check: Sender<(Buffer, Chunk)>,
@@ -157,8 +164,7 @@ impl Reader<'_> {
         let mut flow = hooks.advanced(self.mark.position())?;
         let mut reading = HashMap::new();
         loop {
-            while flow == Flow::Continue && self.queue.in_flight() < self.run.tuning.depth as usize
-            {
+            while flow == Flow::Continue && self.queue.in_flight() < self.depth {
                 let Some(buffer) = self.buffers.pop() else {
                     break;
                 };
