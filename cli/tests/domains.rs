@@ -167,6 +167,37 @@ fn memory_and_processors_of_the_next_start() {
 }
 
 #[test]
+fn disks_and_discs_of_the_next_start() {
+    let cenote = fixture();
+    for name in ["a.iso", "b.iso", "c.raw"] {
+        write(&cenote, name, &"disc".repeat(512));
+    }
+    let shown = |what: &str| cenote.ok("domblklist web").contains(what);
+    cenote
+        .run("change-media web hdc --eject --config")
+        .fails(2, "'hdc' doesn't have media");
+    cenote.ok("change-media web hdc a.iso --insert --config");
+    assert!(shown("a.iso"));
+    cenote.ok("change-media web hdc b.iso --config");
+    assert!(shown("b.iso") && !shown("a.iso"));
+    cenote.ok("change-media web hdc --eject --config");
+    assert!(!shown("b.iso"));
+    cenote
+        .run("change-media web vda a.iso --config")
+        .fails(2, "vda");
+    cenote.ok("attach-disk web c.raw vdb --config");
+    assert!(shown("c.raw"));
+    cenote
+        .run("attach-disk web c.raw vdb --config")
+        .fails(2, "target vdb already exists");
+    cenote.ok("detach-disk web vdb --config");
+    assert!(!shown("c.raw"));
+    cenote
+        .run("detach-disk web vdb --config")
+        .fails(2, "no disk or drive 'vdb'");
+}
+
+#[test]
 fn titles_descriptions_and_metadata_are_as_virsh_prints_them() {
     let cenote = fixture();
     assert_eq!(cenote.ok("desc web"), "No description for domain: web\n");
@@ -314,6 +345,8 @@ fn teardown_shows_what_it_takes_and_leaves_nothing() {
 #[test]
 fn a_dry_run_touches_nothing() {
     let cenote = fixture();
+    write(&cenote, "a.iso", &"disc".repeat(512));
+    write(&cenote, "b.raw", &"disk".repeat(512));
     let before = cenote.state_sum();
     let lines = [
         "define mail.xml",
@@ -327,6 +360,9 @@ fn a_dry_run_touches_nothing() {
         "setmem web 1M",
         "setmaxmem web 1G",
         "setvcpus web 1",
+        "change-media web hdc a.iso --config",
+        "attach-disk web b.raw vdb --config",
+        "detach-disk web vda --config",
     ];
     for line in lines {
         let plan = cenote.run(&format!("{line} --dry-run")).ok();
