@@ -198,6 +198,45 @@ fn disks_and_discs_of_the_next_start() {
 }
 
 #[test]
+fn snapshots_while_the_domain_is_off() {
+    let cenote = fixture();
+    let image = cenote.ok("vol-path disk.qcow2");
+    let disk = format!(
+        "<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/>\
+         <source file='{}'/><target dev='vda' bus='virtio'/></disk></devices>",
+        image.trim()
+    );
+    let with_disk = document("db", "").replace("</domain>", &(disk + "</domain>"));
+    write(&cenote, "db.xml", &with_disk);
+    cenote.ok("define db.xml");
+    let listed = || cenote.ok("snapshot-list db --name");
+    cenote.ok("snapshot-create-as db one --dry-run");
+    assert_eq!(listed().trim(), "");
+    cenote.ok("snapshot-create-as db one");
+    cenote.ok("snapshot-create-as db two");
+    assert_eq!(
+        listed().split_whitespace().collect::<Vec<_>>(),
+        ["one", "two"]
+    );
+    assert_eq!(cenote.ok("snapshot-current db --name").trim(), "two");
+    assert_eq!(cenote.ok("snapshot-parent db two").trim(), "one");
+    cenote.ok("snapshot-revert db one --dry-run");
+    assert_eq!(cenote.ok("snapshot-current db --name").trim(), "two");
+    cenote.ok("snapshot-revert db one --force");
+    assert_eq!(cenote.ok("snapshot-current db --name").trim(), "one");
+    cenote.ok("snapshot-delete db two --dry-run");
+    cenote.ok("snapshot-delete db two --yes");
+    assert_eq!(listed().trim(), "one");
+    cenote.run("snapshot-revert db two --force").fails(3, "two");
+}
+
+#[test]
+fn keys_are_refused_with_another_way() {
+    let cenote = fixture();
+    cenote.run("send-key web KEY_A").fails(1, "E0605");
+}
+
+#[test]
 fn titles_descriptions_and_metadata_are_as_virsh_prints_them() {
     let cenote = fixture();
     assert_eq!(cenote.ok("desc web"), "No description for domain: web\n");
