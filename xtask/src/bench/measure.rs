@@ -18,11 +18,16 @@ pub(super) struct Measured {
     pub(super) output: String,
 }
 
+/// The stack that programs may have, in bytes. QEMU's io_uring calls itself again for each read
+/// that is answered at once, and on a cached chain of 64 images the usual 8 MiB are not enough.
+const STACK: &str = "--stack=1073741824:";
+
 /// Runs the command under time(1).
 pub(super) fn run(command: &Command) -> Outcome<Measured> {
     let report = std::env::temp_dir().join(format!("cenote-bench-{}", std::process::id()));
-    let mut timed = program("/usr/bin/time", ["-f", "%M %U %S", "-o"]);
+    let mut timed = program("prlimit", [STACK, "--"]);
     timed
+        .args(["/usr/bin/time", "-f", "%M %U %S", "-o"])
         .arg(&report)
         .arg(command.get_program())
         .args(command.get_args())
