@@ -228,12 +228,30 @@ fn snapshots_while_the_domain_is_off() {
     cenote.ok("snapshot-delete db two --yes");
     assert_eq!(listed().trim(), "one");
     cenote.run("snapshot-revert db two --force").fails(3, "two");
+    cenote.ok("snapshot-revert db one --save-current now --dry-run");
+    assert!(!listed().contains("now"), "a dry run takes nothing");
+    cenote.ok("snapshot-revert db one --save-current now");
+    assert!(listed().contains("now"));
+    cenote
+        .run("snapshot-create-as db x --memspec file=/memory")
+        .fails(5, "memory state cannot be saved");
+    cenote
+        .run("snapshot-create-as db x --memspec snapshot=external")
+        .fails(2, "needs a file");
+    cenote.ok("snapshot-delete db now --yes");
+    cenote.ok("clone db copy --dry-run");
+    cenote.run("dominfo copy").fails(3, "copy");
+    cenote.ok("clone db copy");
+    assert!(cenote.ok("domblklist copy").contains("copy"));
 }
 
 #[test]
-fn keys_are_refused_with_another_way() {
+fn keys_are_pressed_while_a_domain_runs() {
     let cenote = fixture();
-    cenote.run("send-key web KEY_A").fails(1, "E0605");
+    cenote
+        .run("send-key web KEY_A")
+        .fails(5, "domain is not running");
+    cenote.run("send-key web KEY_NONE").fails(2, "E0608");
 }
 
 #[test]

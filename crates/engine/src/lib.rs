@@ -61,11 +61,11 @@ mod volumes;
 mod wipes;
 
 pub use domains::{
-    Amount, CardInfo, Cause, ConsoleStream, CrashedReason, DefineOptions, DiskStats, DomainInfo,
-    DomainState, DomainStats, Error as DomainError, Hold, MediumChange, NetworkServices,
-    PausedReason, Resumption, RunStats, RunningReason, Scope, ShutOffReason, ShutdownReason,
-    SnapshotDelete, SnapshotInfo, SnapshotOptions, StartOptions, Started, UndefineOptions,
-    Undefined, XmlOptions,
+    Amount, CardInfo, Cause, ConsoleStream, CrashedReason, DefineOptions, DiskStats, DomainClone,
+    DomainInfo, DomainState, DomainStats, Error as DomainError, Hold, MOST_KEYS, MediumChange,
+    NetworkServices, PausedReason, Resumption, RunStats, RunningReason, Scope, ShutOffReason,
+    ShutdownReason, SnapshotDelete, SnapshotInfo, SnapshotOptions, StartOptions, Started,
+    UndefineOptions, Undefined, XmlOptions, scan_code,
 };
 pub use error::{Error, Result};
 pub use events::{Event, EventWatcher};

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use cenote_engine::{
-    Amount, DefineOptions, DomainError, DomainState, Error, ErrorKind, Node, NodeOptions, Scope,
-    ShutOffReason, StartOptions, UndefineOptions, XmlOptions,
+    Amount, DefineOptions, DomainClone, DomainError, DomainState, Error, ErrorKind, Format,
+    NewVolume, NoProgress, Node, NodeOptions, Scope, ShutOffReason, StartOptions, UndefineOptions,
+    VolumeId, XmlOptions,
 };
 
 fn node(dir: &Path) -> Node {
@@ -352,4 +353,104 @@ fn disks_and_discs_of_the_next_start() {
     assert_eq!((stats.state, stats.memory_kib), ((5, 0), (65536, 65536)));
     assert_eq!(stats.disks.len(), 1);
     assert!(node.domain_disk_stats("g").is_err());
+}
+
+/// A clone has its own name, UUID, addresses and disks, and shares what nobody writes to.
+#[test]
+fn a_clone_has_an_identity_and_disks_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(&NodeOptions::in_dir(dir.path())).unwrap();
+    for (name, format) in [("g.qcow2", Format::Qcow2), ("data", Format::Raw)] {
+        let new = NewVolume::new(name, format, 1 << 20);
+        node.volume_create("default", &new).unwrap();
+    }
+    let images = dir.path().join("images");
+    std::fs::write(images.join("media.iso"), [0; 2048]).unwrap();
+    let write = |name: &str, format: &str, pattern: &str| {
+        let command = format!("write -q -P {pattern} 0 64k");
+        let path = images.join(name);
+        let arguments = ["-f", format, "-c", &command, path.to_str().unwrap()];
+        let status = std::process::Command::new("qemu-io")
+            .args(arguments)
+            .status();
+        assert!(status.unwrap().success());
+    };
+    write("g.qcow2", "qcow2", "7");
+    write("data", "raw", "8");
+    let at = |name: &str| images.join(name).display().to_string();
+    let xml = format!(
+        "<domain type='kvm'><name>g</name><memory>65536</memory><os><type>hvm</type></os><devices>\
+         <disk type='volume'><driver type='qcow2'/><source pool='default' volume='g.qcow2'/>\
+         <target dev='vda'/></disk>\
+         <disk type='file'><driver type='raw'/><source file='{}'/><target dev='vdb'/></disk>\
+         <disk type='file' device='cdrom'><driver type='raw'/><source file='{}'/>\
+         <target dev='hda'/><readonly/></disk><interface type='user'/></devices></domain>",
+        at("data"),
+        at("media.iso")
+    );
+    node.domain_define(&xml, DefineOptions::default()).unwrap();
+    let clone = |name: &str, wanted: &DomainClone| {
+        let name = cenote_model::Name::new(name).unwrap();
+        node.domain_clone("g", &name, wanted, &NoProgress)
+    };
+    let made = clone("h", &DomainClone::default()).unwrap();
+    let names: Vec<_> = made.iter().map(|volume| volume.name.as_str()).collect();
+    assert_eq!(names, ["h.qcow2", "h-vdb"]);
+    let linked = DomainClone {
+        linked: true,
+        volumes: [("vda".to_owned(), "system".to_owned())].into(),
+    };
+    clone("i", &linked).unwrap();
+    let document = |name: &str| node.domain_document(name, true).unwrap();
+    let (g, h, i) = (document("g"), document("h"), document("i"));
+    for clone in [&h, &i] {
+        assert_ne!(clone.uuid, g.uuid);
+        let mac = |domain: &cenote_model::domain::Domain| domain.devices.interfaces[0].mac.clone();
+        assert!(mac(clone).is_some() && mac(clone) != mac(&g));
+        assert_eq!(
+            clone.devices.disks[2], g.devices.disks[2],
+            "media are shared"
+        );
+    }
+    // What is written to the original afterwards is not the copy's.
+    write("g.qcow2", "qcow2", "1");
+    let shows = |name: &str, format: &str, pattern: &str| {
+        let command = format!("read -q -P {pattern} 0 64k");
+        let arguments = ["-f", format, "-c", &command, &at(name)];
+        let output = std::process::Command::new("qemu-io")
+            .args(arguments)
+            .output();
+        let output = output.unwrap();
+        assert!(
+            output.status.success() && output.stdout.is_empty(),
+            "{name}"
+        );
+    };
+    shows("h.qcow2", "qcow2", "7");
+    shows("h-vdb", "raw", "8");
+    shows("system", "qcow2", "1");
+    let copy = node.volume(&VolumeId::new("default", "h.qcow2")).unwrap();
+    assert!(copy.backing.is_none(), "a full copy stands alone");
+    // The original may not change under its linked clone.
+    let error = node.domain_start("g", Default::default()).unwrap_err();
+    assert!(error.to_string().contains("default/system"), "{error}");
+    assert!(error.hint().unwrap().contains("vol-flatten"));
+    // Whatever is there already is refused by name, and nothing is made.
+    let error = clone("i", &DomainClone::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exists);
+    let taken = DomainClone {
+        volumes: [("vdb".to_owned(), "h-vdb".to_owned())].into(),
+        ..DomainClone::default()
+    };
+    assert_eq!(clone("j", &taken).unwrap_err().kind(), ErrorKind::Exists);
+    assert!(node.domain("j").is_err());
+    let unknown = DomainClone {
+        volumes: [("vdz".to_owned(), "x".to_owned())].into(),
+        ..DomainClone::default()
+    };
+    assert_eq!(
+        clone("j", &unknown).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert_eq!(node.volumes("default").unwrap().len(), 7);
 }

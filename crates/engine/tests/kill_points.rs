@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use cenote_engine::installs::{InstallDisk, InstallRequest, InstallWatch, OnFailure, Told};
 use cenote_engine::{
-    AfterCommit, BuildMode, CloneSettings, DefineOptions, Format, NewVolume, NoProgress, Node,
-    NodeOptions, PoolState, Progress, Resize, SnapshotDelete, SnapshotOptions, TeardownOptions,
-    Transfer, VolumeId,
+    AfterCommit, BuildMode, CloneSettings, DefineOptions, DomainClone, Format, NewVolume,
+    NoProgress, Node, NodeOptions, PoolState, Progress, Resize, Resumption, SnapshotDelete,
+    SnapshotOptions, TeardownOptions, Transfer, VolumeId,
 };
 use cenote_model::{Memory, Name};
 use cenote_pools::crash;
@@ -46,6 +46,21 @@ fn snapshot(node: &Node, name: &str, disk_only: bool) {
         .expect("snapshot");
 }
 
+fn revert(node: &Node, name: &str) {
+    node.domain_snapshot_revert("g", name, Resumption::AsSaved)
+        .expect("revert");
+}
+
+/// The volume that the domain's disk is, which opens with all it stands on.
+fn disk_of_domain(node: &Node) -> String {
+    let document = node.domain_document("g", true).expect("a document");
+    let disk = document.devices.disks.first().expect("a disk");
+    let name = disk.source_volume().expect("a volume").1.to_owned();
+    let id = VolumeId::new("default", &name);
+    node.open_volume(&id, true).expect("it opens");
+    name
+}
+
 fn snapshot_names(node: &Node) -> Vec<String> {
     let all = node.domain_snapshots("g").expect("snapshots");
     all.into_iter().map(|snapshot| snapshot.name).collect()
@@ -56,6 +71,25 @@ fn internal_names(node: &Node) -> Vec<String> {
     let id = VolumeId::new("default", "disk");
     let all = node.volume_snapshots(&id).expect("snapshots");
     all.into_iter().map(|snapshot| snapshot.name).collect()
+}
+
+fn clone_domain(node: &Node, linked: bool) {
+    let name = Name::new("h").expect("a name");
+    let wanted = DomainClone {
+        linked,
+        ..DomainClone::default()
+    };
+    node.domain_clone("g", &name, &wanted, &NoProgress)
+        .expect("clone");
+}
+
+fn clone_happened(node: &Node) -> bool {
+    let happened = node.domain("h").is_ok();
+    match happened {
+        true => assert_eq!(volume_names(node), ["disk", "h-vda"]),
+        false => assert_eq!(volume_names(node), ["disk"]),
+    }
+    happened
 }
 
 /// An operation with its two allowed outcomes.
@@ -120,12 +154,95 @@ const SCENARIOS: &[Scenario] = &[
             snapshot(node, "s", false);
             snapshot(node, "t", false);
         },
-        run: |node| node.domain_snapshot_revert("g", "s").expect("revert"),
+        run: |node| revert(node, "s"),
         happened: |node| {
             assert_eq!(snapshot_names(node), ["s", "t"]);
             assert_eq!(internal_names(node), ["s", "t"]);
             let current = node.domain_snapshot_current("g").expect("snapshots");
             current.expect("one is current").name == "s"
+        },
+    },
+    Scenario {
+        name: "domain-clone",
+        before: with_domain,
+        run: |node| clone_domain(node, false),
+        happened: clone_happened,
+    },
+    Scenario {
+        name: "domain-clone-linked",
+        before: with_domain,
+        run: |node| clone_domain(node, true),
+        happened: clone_happened,
+    },
+    Scenario {
+        name: "snapshot-revert-external",
+        before: |node| {
+            with_domain(node);
+            snapshot(node, "s", true);
+        },
+        run: |node| revert(node, "s"),
+        happened: |node| {
+            assert_eq!(snapshot_names(node), ["s"]);
+            let disk = disk_of_domain(node);
+            match disk.as_str() {
+                "disk.s" => assert_eq!(volume_names(node), ["disk", "disk.s"]),
+                // What is not needed any more is a change of its own.
+                "disk.s-1" => assert!(
+                    volume_names(node) == ["disk", "disk.s-1"]
+                        || volume_names(node) == ["disk", "disk.s", "disk.s-1"]
+                ),
+                other => panic!("{other}"),
+            }
+            disk == "disk.s-1"
+        },
+    },
+    Scenario {
+        name: "snapshot-revert-copy",
+        before: |node| {
+            with_domain(node);
+            snapshot(node, "s", false);
+            snapshot(node, "t", true);
+        },
+        run: |node| revert(node, "s"),
+        happened: |node| {
+            assert_eq!(snapshot_names(node), ["s", "t"]);
+            assert_eq!(internal_names(node), ["s"]);
+            let disk = disk_of_domain(node);
+            match disk.as_str() {
+                "disk.t" => assert_eq!(volume_names(node), ["disk", "disk.t"]),
+                "disk.s-1" => {
+                    let copy = node.volume_snapshots(&VolumeId::new("default", "disk.s-1"));
+                    assert!(copy.expect("snapshots").is_empty());
+                }
+                other => panic!("{other}"),
+            }
+            disk == "disk.s-1"
+        },
+    },
+    Scenario {
+        name: "snapshot-delete-external",
+        before: |node| {
+            with_domain(node);
+            snapshot(node, "s", true);
+            snapshot(node, "t", true);
+        },
+        run: |node| {
+            for name in ["s", "t"] {
+                node.domain_snapshot_delete("g", name, SnapshotDelete::default())
+                    .expect("delete");
+            }
+        },
+        happened: |node| {
+            let disk = disk_of_domain(node);
+            let all = snapshot_names(node);
+            match (all.as_slice(), disk.as_str()) {
+                ([_, _] | [_], "disk.t") => assert!(volume_names(node).contains(&disk)),
+                // The merges are changes of their own.
+                ([], "disk.t" | "disk.s" | "disk") => {}
+                other => panic!("{other:?}"),
+            }
+            assert!(!volume_names(node).iter().any(|name| name.starts_with('.')));
+            all.is_empty()
         },
     },
     Scenario {

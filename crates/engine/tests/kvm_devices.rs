@@ -16,9 +16,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cenote_engine::{
-    DefineOptions, DomainState, ErrorKind, MediumChange, Node, NodeOptions, Scope, ShutOffReason,
-    SnapshotOptions, StartOptions, XmlOptions,
+    DefineOptions, DomainState, ErrorKind, MediumChange, Node, NodeOptions, Resumption, Scope,
+    ShutOffReason, SnapshotDelete, SnapshotOptions, StartOptions, XmlOptions,
 };
+use cenote_model::Document as _;
 
 /// Longer than anything takes on a busy machine that emulates.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -444,11 +445,9 @@ fn writing_sector() -> Vec<u8> {
     sector
 }
 
-/// Snapshots of a running domain: what the guest writes afterwards is in the overlay, what it
-/// wrote before in the image below, and the next start goes on with both.
-#[test]
-#[ignore = "needs /dev/kvm"]
-fn a_snapshot_of_a_running_guest_splits_its_writes() {
+/// A domain whose guest writes each letter that is typed to the sector of its number, and says it
+/// then; it says `>` when it has started.
+fn writer() -> Bench {
     let bench = Bench::new();
     let raw = bench.path("disk.raw");
     std::fs::write(&raw, writing_sector()).unwrap();
@@ -463,6 +462,33 @@ fn a_snapshot_of_a_running_guest_splits_its_writes() {
          <target dev='vda'/></disk><serial type='pty'/></devices></domain>",
         disk.display()
     ));
+    bench
+}
+
+/// QEMU finds the image whole, with those letters written and no others of A to H.
+fn holds(image: &Path, written: &str) {
+    run("qemu-img", &["check", "-q", "-f", "qcow2", text(image)]);
+    for letter in b'A'..=b'H' {
+        let at = u64::from(letter) * 512;
+        let filled = written.as_bytes().contains(&letter);
+        let pattern = if filled { letter } else { 0 };
+        let command = format!("read -q -P {pattern} {at} 512");
+        let said = run("qemu-io", &["-f", "qcow2", "-c", &command, text(image)]);
+        assert!(
+            said.is_empty(),
+            "{} {}: {said}",
+            image.display(),
+            char::from(letter)
+        );
+    }
+}
+
+/// Snapshots of a running domain: what the guest writes afterwards is in the overlay, what it
+/// wrote before in the image below, and the next start goes on with both.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_snapshot_of_a_running_guest_splits_its_writes() {
+    let bench = writer();
     bench.start("g");
     bench.wait_said("g", ">");
     let mut console = bench.node.domain_console("g", false).unwrap().stream;
@@ -505,26 +531,166 @@ fn a_snapshot_of_a_running_guest_splits_its_writes() {
         .collect();
     assert_eq!(states, [("one", "disk-snapshot"), ("two", "disk-snapshot")]);
     bench.node.domain_destroy("g", false).unwrap();
-    let holds = |image: &Path, letter: u8, filled: bool| {
-        let at = u64::from(letter) * 512;
-        let pattern = if filled { letter } else { 0 };
-        let command = format!("read -q -P {pattern} {at} 512");
-        let said = run("qemu-io", &["-f", "qcow2", "-c", &command, text(image)]);
-        assert!(
-            said.is_empty(),
-            "{} {}: {said}",
-            image.display(),
-            char::from(letter)
-        );
-    };
     let images = ["disk.qcow2", "disk.one", "disk.two"].map(|name| bench.path(name));
     for (image, written) in images.iter().zip(["AB", "ABC", "ABCDE"]) {
-        run("qemu-img", &["check", "-q", "-f", "qcow2", text(image)]);
-        for letter in b'A'..=b'E' {
-            holds(image, letter, written.as_bytes().contains(&letter));
-        }
+        holds(image, written);
     }
     // The next start goes on from the overlay.
     bench.start("g");
     bench.wait_said("g", ">ABBCDE>");
+}
+
+/// Rows 75 to 79: memory and disks go back together, as often as one likes, from any state.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn a_snapshot_with_memory_is_gone_back_to() {
+    let bench = writer();
+    bench.start("g");
+    bench.wait_said("g", ">");
+    let write = |letters: &str| {
+        let before = bench.said("g");
+        let mut console = bench.node.domain_console("g", true).unwrap().stream;
+        console.write_all(letters.as_bytes()).unwrap();
+        bench.wait_said("g", &format!("{before}{letters}"));
+    };
+    let top = || {
+        let document = bench.node.domain_document("g", true).unwrap();
+        PathBuf::from(document.devices.disks[0].source_path().unwrap())
+    };
+    let take = |wanted: &str| {
+        let wanted = format!("<domainsnapshot>{wanted}</domainsnapshot>");
+        let options = cenote_model::ReadOptions::default();
+        let wanted = cenote_model::snapshot::Snapshot::from_xml(&wanted, &options).unwrap();
+        let options = SnapshotOptions::default();
+        bench
+            .node
+            .domain_snapshot_create("g", &wanted.document, options)
+            .unwrap()
+    };
+    let revert = |name: &str, resumption| {
+        bench
+            .node
+            .domain_snapshot_revert("g", name, resumption)
+            .unwrap();
+    };
+    let stands = || {
+        let state = bench.node.domain("g").unwrap().state;
+        format!("{state} ({})", state.reason())
+    };
+    write("AB");
+    take("<name>inside</name>");
+    assert_eq!(stands(), "running (booted)");
+    write("C");
+    bench.node.domain_suspend("g").unwrap();
+    let memory = bench.path("memory");
+    let file = memory.display();
+    take(&format!("<name>outside</name><memory file='{file}'/>"));
+    assert_eq!(stands(), "paused (user)");
+    bench.node.domain_resume("g").unwrap();
+    write("D");
+    let all = bench.node.domain_snapshots("g").unwrap();
+    let states: Vec<_> = all
+        .iter()
+        .map(|s| (s.name.as_str(), s.state.as_str()))
+        .collect();
+    assert_eq!(states, [("inside", "running"), ("outside", "paused")]);
+    revert("inside", Resumption::AsSaved);
+    assert_eq!(stands(), "running (from snapshot)");
+    write("E");
+    assert_eq!(
+        bench.said("g").matches('>').count(),
+        1,
+        "it was not booted again"
+    );
+    bench.node.domain_destroy("g", false).unwrap();
+    holds(&top(), "ABE");
+    revert("outside", Resumption::AsSaved);
+    assert_eq!(stands(), "paused (from snapshot)");
+    bench.node.domain_resume("g").unwrap();
+    write("F");
+    revert("inside", Resumption::Paused);
+    assert_eq!(stands(), "paused (from snapshot)");
+    let words: Vec<_> = bench.node.events(0).unwrap();
+    let words: Vec<_> = words
+        .iter()
+        .filter(|event| event.kind == "lifecycle")
+        .map(|event| {
+            format!("{} {}", event.detail["event"], event.detail["detail"]).replace('"', "")
+        })
+        .collect();
+    let last = words.len() - 3;
+    assert_eq!(
+        words[last..],
+        ["Stopped Snapshot", "Started Snapshot", "Suspended Snapshot"]
+    );
+    bench.node.domain_resume("g").unwrap();
+    write("G");
+    // One that lies in the running domain's own image is deleted under it.
+    take("<name>last</name>");
+    write("H");
+    let delete = |name: &str| {
+        let options = SnapshotDelete::default();
+        bench.node.domain_snapshot_delete("g", name, options)
+    };
+    delete("last").unwrap();
+    write("A");
+    let error = delete("outside").unwrap_err();
+    assert!(
+        error.hint().unwrap().contains("cenote shutdown g"),
+        "{error}"
+    );
+    bench.node.domain_destroy("g", false).unwrap();
+    holds(&top(), "ABGH");
+    delete("inside").unwrap();
+    delete("outside").unwrap();
+    holds(&top(), "ABGH");
+    assert!(!memory.exists());
+    let uuid = bench.node.domain("g").unwrap().uuid;
+    let kept = bench.path("state/snapshots").join(uuid);
+    assert_eq!(std::fs::read_dir(kept).unwrap().count(), 0);
+    let said = run("qemu-img", &["snapshot", "-l", text(&top())]);
+    assert!(said.trim().is_empty(), "{said}");
+}
+
+/// Keys go through the keyboard controller and SeaBIOS to a guest that prints them.
+#[test]
+#[ignore = "needs /dev/kvm"]
+fn pressed_keys_reach_the_guest() {
+    let bench = Bench::new();
+    let mut sector = vec![0; 512];
+    let code = [
+        0xfb, // sti
+        0xba, 0xf8, 0x03, 0xb0, b'>', 0xee, // mov dx, 0x3f8; mov al, '>'; out dx, al
+        0x31, 0xc0, 0xcd, 0x16, // xor ax, ax; int 0x16
+        0xba, 0xf8, 0x03, 0xee, // mov dx, 0x3f8; out dx, al
+        0xeb, 0xf6, // jmp to the xor
+    ];
+    sector[..code.len()].copy_from_slice(&code);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    let disk = bench.path("disk.raw");
+    std::fs::write(&disk, [sector, vec![0; 1 << 20]].concat()).unwrap();
+    bench.define(&format!(
+        "<domain type='kvm'><name>g</name><memory unit='MiB'>64</memory><os><type>hvm</type></os>\
+         <devices><disk type='file'><driver type='raw'/><source file='{}'/>\
+         <target dev='vda'/></disk><serial type='pty'/></devices></domain>",
+        disk.display()
+    ));
+    let press = |keys: &[&str]| {
+        let codes: Vec<u8> = keys
+            .iter()
+            .map(|key| cenote_engine::scan_code(key).unwrap())
+            .collect();
+        bench
+            .node
+            .domain_send_keys("g", &codes, Duration::from_millis(20))
+    };
+    let error = press(&["KEY_A"]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidState, "{error}");
+    bench.start("g");
+    bench.wait_said("g", ">");
+    press(&["KEY_A"]).unwrap();
+    bench.wait_said("g", ">a");
+    press(&["KEY_LEFTSHIFT", "KEY_B"]).unwrap();
+    press(&["KEY_C"]).unwrap();
+    bench.wait_said("g", ">aBc");
 }

@@ -303,6 +303,8 @@ async fn carry_out(
         "screenshot" => screenshot(request, descriptors)?,
         "change-medium" => change_medium(request, descriptors)?,
         "change-disk" => change_disk(request, descriptors)?,
+        "keys" => keys(request, descriptors)?,
+        "snapshot-disk" => snapshot_disk(request, descriptors)?,
         other => return Err((METHOD_NOT_FOUND, format!("there is no method '{other}'"))),
     };
     let status = call(command, remote)
@@ -435,6 +437,45 @@ fn change_disk(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Command, 
         });
     }
     Ok(Command::ChangeDisk { disk, layers })
+}
+
+/// The most keys in one request.
+const MOST_KEYS: usize = 16;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeysParameters {
+    keys: Vec<u8>,
+    down: bool,
+}
+
+fn keys(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Command, Refusal> {
+    let [] = exactly(request, descriptors, "no descriptors")?;
+    let parameters = request.params.clone().unwrap_or_default();
+    let KeysParameters { keys, down } = serde_json::from_value(parameters)
+        .map_err(|error| (INVALID_PARAMS, format!("'keys': {error}")))?;
+    if keys.len() > MOST_KEYS {
+        let text = format!("'keys' takes at most {MOST_KEYS} keys");
+        return Err((INVALID_PARAMS, text));
+    }
+    Ok(Command::Keys { codes: keys, down })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SnapshotDiskParameters {
+    disk: String,
+    name: String,
+    #[serde(default)]
+    delete: bool,
+}
+
+fn snapshot_disk(request: &Request, descriptors: Vec<OwnedFd>) -> Result<Command, Refusal> {
+    let [] = exactly(request, descriptors, "no descriptors")?;
+    let parameters = request.params.clone().unwrap_or_default();
+    let SnapshotDiskParameters { disk, name, delete } = serde_json::from_value(parameters)
+        .map_err(|error| (INVALID_PARAMS, format!("'snapshot-disk': {error}")))?;
+    Ok(Command::SnapshotDisk { disk, name, delete })
 }
 
 /// Waits until the command is carried out, without holding up other connections.

@@ -105,6 +105,22 @@ pub enum Command {
         /// The new chain, top first, which shows what the old one does.
         layers: Vec<Layer>,
     },
+    /// Press keys of the keyboard, or let them go.
+    Keys {
+        /// Their scan codes in set 1; bit 7 stands for the prefix 0xe0.
+        codes: Vec<u8>,
+        /// They go down.
+        down: bool,
+    },
+    /// Take or delete an internal snapshot of a disk's image. The guest does not notice.
+    SnapshotDisk {
+        /// The disk's name.
+        disk: String,
+        /// The snapshot's.
+        name: String,
+        /// Delete it, if it is there.
+        delete: bool,
+    },
     /// End the monitor at once.
     Quit,
 }
@@ -384,6 +400,14 @@ impl Machine {
             .map_err(|error| describe(&error))
     }
 
+    fn snapshot_disk(&self, name: &str, snapshot: &str, delete: bool) -> Result<(), String> {
+        let mut disks = self.disks.iter().map(|disk| disk.lock());
+        let found = disks.find(|disk| disk.device().name() == name);
+        let mut disk = found.ok_or_else(|| format!("there is no disk '{name}'"))?;
+        disk.at_rest(|block| block.snapshot(snapshot, delete))
+            .map_err(|error| describe(&error))
+    }
+
     /// Makes durable what the guest wrote and lets go of its disks; gives what went wrong.
     fn close_disks(&mut self) -> Option<String> {
         let mut failures = Vec::new();
@@ -472,6 +496,16 @@ impl Machine {
             }
             Command::ChangeDisk { disk, layers } => {
                 if let Err(error) = self.change_disk(&disk, layers) {
+                    reply(Err(CommandError::Failed(error)));
+                    return Ok(Next::Continue);
+                }
+            }
+            Command::Keys { codes, down } => {
+                let mut keyboard = self.board.keyboard.lock();
+                codes.iter().for_each(|code| keyboard.key(*code, down));
+            }
+            Command::SnapshotDisk { disk, name, delete } => {
+                if let Err(error) = self.snapshot_disk(&disk, &name, delete) {
                     reply(Err(CommandError::Failed(error)));
                     return Ok(Next::Continue);
                 }

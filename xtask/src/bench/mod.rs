@@ -2,6 +2,7 @@
 //! the same files. What is reported are ratios; the times themselves belong to the machine.
 
 mod image;
+mod life;
 mod measure;
 mod operations;
 mod report;
@@ -16,10 +17,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-Usage: cargo xtask bench image|vmm|wipe [--rounds N] [--only TEXT] [--folder FOLDER]
+Usage: cargo xtask bench image|life|vmm|wipe [--rounds N] [--only TEXT] [--folder FOLDER]
 
   image            the image engine beside qemu-img: reads, writes, convert, commit, rebase,
                    flatten, check, overlays, long chains, and the memory each takes
+  life             commands on domains: list and define 1,000, snapshots of a 1 TiB disk, suspend;
+                   beside virsh with a libvirtd of its own (as root); --only is not for it
   vmm              the monitor beside Debian's QEMU in the lab: start to init, own memory, save
                    and restore, disks, network; release builds
   wipe             overwriting 2 GiB beside plain writes, shred and scrub; --only is not for it
@@ -78,6 +81,7 @@ pub(crate) fn command(arguments: &[String]) -> Outcome<ExitCode> {
     }
     match name.as_str() {
         "image" => image::run(&wanted),
+        "life" => life::run_all(&wanted),
         "vmm" => vmm::run(&wanted),
         "wipe" => wipe::run(&wanted),
         "--help" | "-h" => {

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use cenote_engine::{Amount, DefineOptions, DomainInfo, UndefineOptions};
-use cenote_model::Size;
+use cenote_engine::{
+    Amount, DefineOptions, DomainClone, DomainInfo, NoProgress, UndefineOptions, VolumeId,
+};
 use cenote_model::domain::Domain;
+use cenote_model::{Name, Size};
 use clap::Args;
 
 use super::{ScopeChoice, Target};
@@ -392,5 +394,77 @@ impl Verb for SetVcpus {
         change(context, Self::NAME, &self.target, &what, |node, info| {
             Ok(node.domain_set_vcpus(&info.uuid, self.scope.scope(), amount, self.count)?)
         })
+    }
+}
+
+/// Define a domain like one that does not run, with its own name, UUID, addresses and disks
+#[derive(Args, Debug)]
+pub(super) struct CloneVerb {
+    #[command(flatten)]
+    target: Target,
+    /// The clone's name
+    #[arg(value_name = "NEWNAME")]
+    name: Name,
+    /// Disks are overlays on the original's, which cannot be started while there are any
+    #[arg(long)]
+    linked: bool,
+    /// Name of the new volume of a disk: vda=NAME; may be repeated
+    #[arg(long, value_name = "TARGET=NAME")]
+    disk: Vec<String>,
+}
+
+impl Verb for CloneVerb {
+    const NAME: &'static str = "clone";
+    const KIND: Kind = Kind::Change;
+    const EXAMPLES: &'static [Example] = &[
+        example("A copy with disks of its own", "cenote clone web shop"),
+        example(
+            "At once, on what the original holds now",
+            "cenote clone web web2 --linked",
+        ),
+    ];
+
+    fn run(self, context: &Context) -> Result<()> {
+        let node = context.node()?;
+        let info = context.domain(&node, &self.target.domain)?;
+        let mut wanted = DomainClone {
+            linked: self.linked,
+            ..DomainClone::default()
+        };
+        for spec in &self.disk {
+            let Some((target, volume)) = spec.split_once('=') else {
+                return Err(Failure::new(Code::E0608, format!("--disk '{spec}'"))
+                    .fix("write it as vda=NAME")
+                    .next("cenote help clone"));
+            };
+            wanted.volumes.insert(target.to_owned(), volume.to_owned());
+        }
+        let name = &self.name;
+        // A dry run works on a copy of the node's state, and only looks.
+        let shown = |plan: Plan, volumes: &[VolumeId]| {
+            volumes.iter().fold(plan, |plan, volume| {
+                let how = if self.linked {
+                    "on the original's"
+                } else {
+                    "as a copy"
+                };
+                plan.change_with("create volume", volume.to_string(), how.to_owned())
+            })
+        };
+        let mut plan = Plan::new(Self::NAME, name.as_str());
+        if context.consent.dry_run {
+            let volumes = node.domain_clone(&info.uuid, name, &wanted, &NoProgress)?;
+            plan = shown(plan, &volumes);
+        }
+        let how = format!("like {}", info.name);
+        plan = plan.change_with("define domain", name.as_str(), how);
+        if !context.go_on(&plan)? {
+            return Ok(());
+        }
+        context.long(format!("cloning {}", info.name), |progress| {
+            node.domain_clone(&info.uuid, name, &wanted, progress)
+        })?;
+        let message = format!("Domain '{name}' cloned from '{}'", info.name);
+        context.done(&Done::new("domain", "cloned", name.to_string(), message))
     }
 }

@@ -1,8 +1,9 @@
 //! Commands on the disks, drives, cards and screen of a domain.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use cenote_engine::{MediumChange, Scope};
+use cenote_engine::{MediumChange, Scope, scan_code};
 use cenote_model::Document as _;
 use cenote_model::domain::{
     CacheMode, Disk, DiskDevice, DiskDriver, DiskKind, DiskSource, DiskTarget, TargetBus,
@@ -403,38 +404,69 @@ impl Verb for Screenshot {
     }
 }
 
-/// Press keys of a domain; refused: the machine's keyboard takes no keys yet
+/// Press keys of a running domain's keyboard, all together
 #[derive(Args, Debug)]
 pub(super) struct SendKey {
     #[command(flatten)]
     target: Target,
-    /// Set of the codes
-    #[arg(long, value_name = "SET")]
-    codeset: Option<String>,
+    /// Set of the codes: linux (names such as KEY_A, or their numbers) or xt (scan codes of set 1)
+    #[arg(long, value_name = "SET", default_value = "linux")]
+    codeset: String,
     /// For how long they are held, in milliseconds
-    #[arg(long, value_name = "MS")]
-    holdtime: Option<u32>,
-    /// The keys, which are pressed together
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    holdtime: u16,
+    /// The keys
     #[arg(required = true)]
     keys: Vec<String>,
+}
+
+impl SendKey {
+    fn codes(&self) -> Result<Vec<u8>> {
+        let code = |key: &String| match self.codeset.as_str() {
+            "linux" => scan_code(key),
+            "xt" => key.parse().ok(),
+            _ => None,
+        };
+        if !matches!(self.codeset.as_str(), "linux" | "xt") {
+            let text = format!("code set '{}' is not known", self.codeset);
+            return Err(Failure::new(Code::E0608, text)
+                .fix("use linux or xt")
+                .next("cenote help send-key"));
+        }
+        let known = |key: &String| {
+            code(key).ok_or_else(|| {
+                Failure::new(Code::E0608, format!("the keyboard has no key '{key}'"))
+                    .fix("use names such as KEY_A, KEY_ENTER, KEY_LEFTCTRL, KEY_F1, KEY_DELETE")
+                    .next("cenote help send-key")
+            })
+        };
+        self.keys.iter().map(known).collect()
+    }
 }
 
 impl Verb for SendKey {
     const NAME: &'static str = "send-key";
     const KIND: Kind = Kind::Change;
     const EXAMPLES: &'static [Example] = &[example(
-        "What it would be",
+        "Ctrl-Alt-Del",
         "cenote send-key web KEY_LEFTCTRL KEY_LEFTALT KEY_DELETE",
     )];
 
     fn run(self, context: &Context) -> Result<()> {
-        let info = context.domain(&context.node()?, &self.target.domain)?;
-        Err(
-            Failure::new(Code::E0605, "keys cannot be pressed from outside")
-                .why("the monitor's keyboard takes no keys yet")
-                .fix("type on the serial console")
-                .next(format!("cenote console {}", quoted(&info.name))),
-        )
+        let codes = self.codes()?;
+        let node = context.node()?;
+        let info = context.domain(&node, &self.target.domain)?;
+        let held = Duration::from_millis(self.holdtime.into());
+        if context.consent.dry_run {
+            node.domain_send_keys(&info.uuid, &codes, held)?;
+        }
+        let plan = Plan::new(Self::NAME, &info.name).change("press keys of domain", &info.name);
+        if !context.go_on(&plan)? {
+            return Ok(());
+        }
+        node.domain_send_keys(&info.uuid, &codes, held)?;
+        let message = format!("Keys pressed on domain '{}'", info.name);
+        context.done(&Done::new("domain", "keyed", &info.name, message))
     }
 }
 

@@ -73,6 +73,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry::of::<define::Undefine>(),
     Entry::of::<teardown::Teardown>(),
     Entry::of::<define::DomRename>(),
+    Entry::of::<define::CloneVerb>(),
     Entry::of::<define::Autostart>(),
     Entry::of::<edit::Edit>(),
     Entry::of::<words::Desc>(),

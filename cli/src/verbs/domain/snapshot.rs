@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use cenote_engine::{DomainInfo, Node, SnapshotDelete, SnapshotInfo, SnapshotOptions};
+use cenote_engine::{DomainInfo, Node, Resumption, SnapshotDelete, SnapshotInfo, SnapshotOptions};
 use cenote_model::domain::{DiskSource, SnapshotMode};
-use cenote_model::snapshot::{Snapshot, SnapshotDisk, SnapshotDisks};
+use cenote_model::snapshot::{
+    Snapshot, SnapshotDisk, SnapshotDisks, SnapshotMemory, SnapshotMemoryMode,
+};
 use cenote_model::{Document as _, Name};
 use clap::Args;
 
@@ -33,11 +35,13 @@ fn take(
         .name
         .as_ref()
         .map_or("named by its time", Name::as_str);
-    let mut plan = Plan::new(verb, &info.name).change_with(
-        "keep the disks of domain",
-        &info.name,
-        format!("as snapshot {shown}"),
-    );
+    let runs = info.state.is_active();
+    let kept = match runs && !options.disk_only {
+        true => "keep memory and disks of domain",
+        false => "keep the disks of domain",
+    };
+    let mut plan =
+        Plan::new(verb, &info.name).change_with(kept, &info.name, format!("as snapshot {shown}"));
     if options.halt && info.state.is_active() {
         plan = plan.change("end domain", &info.name);
     }
@@ -59,7 +63,7 @@ fn take(
     reason = "clap would make a doc comment the description of every such command"
 )]
 struct TakeChoice {
-    /// In files beside the images, which the domain goes on with; also while it runs
+    /// Without the memory, in files beside the images, which the domain goes on with
     #[arg(long)]
     disk_only: bool,
     /// End the domain with it
@@ -90,7 +94,7 @@ impl TakeChoice {
     }
 }
 
-/// Take a snapshot of a domain's disks
+/// Take a snapshot of a domain: its disks, and its memory while it runs
 #[derive(Args, Debug)]
 pub(super) struct SnapshotCreateAs {
     #[command(flatten)]
@@ -102,6 +106,10 @@ pub(super) struct SnapshotCreateAs {
     /// A disk and how it is kept: vda,snapshot=external,file=/PATH (or snapshot=internal, =no)
     #[arg(long, value_name = "SPEC")]
     diskspec: Vec<String>,
+    /// Where a running domain's memory is kept: file=/PATH, or snapshot=internal, =no; disks are
+    /// kept in files, too, with a file
+    #[arg(long, value_name = "SPEC", conflicts_with = "disk_only")]
+    memspec: Option<String>,
     #[command(flatten)]
     choice: TakeChoice,
     /// Print the document and change nothing
@@ -119,8 +127,10 @@ impl SnapshotCreateAs {
         })?;
         let disks: Result<Vec<_>> = self.diskspec.iter().map(|spec| disk(spec)).collect();
         let disks = disks?;
+        let memory = self.memspec.as_deref().map(memory).transpose()?;
         Ok(Snapshot {
             name,
+            memory,
             description: self.description.clone(),
             disks: (!disks.is_empty()).then(|| SnapshotDisks {
                 disks,
@@ -129,6 +139,38 @@ impl SnapshotCreateAs {
             ..Snapshot::default()
         })
     }
+}
+
+/// The memory of `--memspec`.
+fn memory(spec: &str) -> Result<SnapshotMemory> {
+    let wrong = |what: &str| {
+        Failure::new(Code::E0608, format!("--memspec '{spec}': {what}"))
+            .fix("write it as file=/PATH, or as snapshot=internal")
+            .next(format!("cenote help {}", SnapshotCreateAs::NAME))
+    };
+    let mut memory = SnapshotMemory::default();
+    for part in spec.split(',') {
+        match part.split_once('=') {
+            Some(("snapshot", "external")) => memory.mode = Some(SnapshotMemoryMode::External),
+            Some(("snapshot", "internal")) => memory.mode = Some(SnapshotMemoryMode::Internal),
+            Some(("snapshot", "no")) => memory.mode = Some(SnapshotMemoryMode::No),
+            Some(("file", file)) => memory.file = Some(file.to_owned()),
+            None if part.starts_with('/') => memory.file = Some(part.to_owned()),
+            _ => return Err(wrong(&format!("'{part}' is not known"))),
+        }
+    }
+    let external = SnapshotMemoryMode::External;
+    match &memory.file {
+        Some(file) if !file.starts_with('/') => return Err(wrong("an absolute path is expected")),
+        Some(_) if *memory.mode.get_or_insert(external) != external => {
+            return Err(wrong("a file is for snapshot=external"));
+        }
+        None if memory.mode == Some(external) => {
+            return Err(wrong("memory that is kept outside needs a file"));
+        }
+        _ => {}
+    }
+    Ok(memory)
 }
 
 /// The disk of `--diskspec`.
@@ -175,7 +217,7 @@ impl Verb for SnapshotCreateAs {
             "cenote snapshot-create-as web before-update --disk-only",
         ),
         example(
-            "The same in the qcow2 images of a domain that is shut off",
+            "Memory and disks of a running domain; or the disks in the images of one that is off",
             "cenote snapshot-create-as db before-update",
         ),
     ];
@@ -190,7 +232,7 @@ impl Verb for SnapshotCreateAs {
     }
 }
 
-/// Take a snapshot of a domain's disks as a document says
+/// Take a snapshot of a domain as a document says
 #[derive(Args, Debug)]
 pub(super) struct SnapshotCreate {
     #[command(flatten)]
@@ -406,7 +448,7 @@ impl Verb for SnapshotDumpXml {
     }
 }
 
-/// Make a domain that does not run what it was at a snapshot
+/// Make a domain what it was at a snapshot
 #[derive(Args, Debug)]
 pub(super) struct SnapshotRevert {
     #[command(flatten)]
@@ -417,7 +459,16 @@ pub(super) struct SnapshotRevert {
     /// The current one
     #[arg(long, conflicts_with = "snapshot")]
     current: bool,
-    /// Do not ask, although what the disks hold now is lost
+    /// Let it run afterwards, however it was
+    #[arg(long, conflicts_with = "paused")]
+    running: bool,
+    /// Start it and let it stand still, however it was
+    #[arg(long)]
+    paused: bool,
+    /// First keep what it is now as a snapshot of that name
+    #[arg(long, value_name = "NAME")]
+    save_current: Option<Name>,
+    /// Do not ask, although what it holds now is lost
     #[arg(long)]
     force: bool,
 }
@@ -425,10 +476,16 @@ pub(super) struct SnapshotRevert {
 impl Verb for SnapshotRevert {
     const NAME: &'static str = "snapshot-revert";
     const KIND: Kind = Kind::Change;
-    const EXAMPLES: &'static [Example] = &[example(
-        "Go back; what was written since is lost",
-        "cenote snapshot-revert db first --force",
-    )];
+    const EXAMPLES: &'static [Example] = &[
+        example(
+            "Go back; what was written since is lost",
+            "cenote snapshot-revert db first --force",
+        ),
+        example(
+            "Go back and keep what it is now, too",
+            "cenote snapshot-revert db first --save-current now",
+        ),
+    ];
 
     fn run(self, context: &Context) -> Result<()> {
         let node = context.node()?;
@@ -442,24 +499,44 @@ impl Verb for SnapshotRevert {
             None => current()?.unwrap_or_default(),
         };
         let snapshot = node.domain_snapshot(&info.uuid, &name)?;
-        let mut plan = Plan::new(Self::NAME, &info.name).change_with(
-            "go back with domain",
-            &info.name,
-            format!("to snapshot {name}"),
-        );
-        if !self.force {
-            plan = plan.asks(
-                Level::Ask,
-                format!("lose what the disks of {} hold now", info.name),
-            );
+        let resumption = match (self.running, self.paused) {
+            (true, _) => Resumption::Running,
+            (_, true) => Resumption::Paused,
+            _ => Resumption::AsSaved,
+        };
+        let mut plan = Plan::new(Self::NAME, &info.name);
+        if let Some(present) = &self.save_current {
+            let how = format!("as snapshot {present}");
+            plan = plan.change_with("keep domain", &info.name, how);
         }
+        let how = format!("to snapshot {name}");
+        plan = plan.change_with("go back with domain", &info.name, how);
+        if !self.force && self.save_current.is_none() {
+            let lost = match info.state.is_active() {
+                true => format!("lose what memory and disks of {} hold now", info.name),
+                false => format!("lose what the disks of {} hold now", info.name),
+            };
+            plan = plan.asks(Level::Ask, lost);
+        }
+        let present = Snapshot {
+            name: self.save_current.clone(),
+            ..Snapshot::default()
+        };
+        let save = |node: &Node| match &present.name {
+            Some(_) => node
+                .domain_snapshot_create(&info.uuid, &present, SnapshotOptions::default())
+                .map(drop),
+            None => Ok(()),
+        };
         if context.consent.dry_run {
-            node.domain_snapshot_revert(&info.uuid, &snapshot.name)?;
+            save(&node)?;
+            node.domain_snapshot_revert(&info.uuid, &snapshot.name, resumption)?;
         }
         if !context.go_on(&plan)? {
             return Ok(());
         }
-        node.domain_snapshot_revert(&info.uuid, &snapshot.name)?;
+        save(&node)?;
+        node.domain_snapshot_revert(&info.uuid, &snapshot.name, resumption)?;
         let message = format!("Domain '{}' reverted to snapshot {name}", info.name);
         context.done(&Done::new("snapshot", "reverted", name, message))
     }

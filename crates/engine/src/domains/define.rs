@@ -144,6 +144,9 @@ impl Node {
             if options.managed_save {
                 remove(&save)?;
             }
+            if !row.is_active() {
+                self.forget_memory(&row.uuid);
+            }
             if let (Some(path), Some(true)) = (nvram, options.nvram) {
                 remove(std::path::Path::new(path))?;
             }

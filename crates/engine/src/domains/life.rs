@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::state::make_private_dir;
 use crate::supervisor::protocol::{self, Order, Reply, Request, Restore};
+use crate::teardown::domain_subject;
 
 /// How a domain is started.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -115,6 +116,8 @@ impl Node {
     }
 
     pub(crate) fn start(&self, key: &str, options: StartOptions, cause: Cause) -> Result<Started> {
+        // What a killed command left half done is not to be started from.
+        self.repair_on(&domain_subject(&self.domain_row(key)?.name))?;
         let (row, lock) = self.lock_domain(key)?;
         if row.is_active() {
             return Err(already_active(&row.name));
@@ -144,6 +147,7 @@ impl Node {
             let restore = Restore {
                 path,
                 consume: true,
+                snapshot: false,
             };
             return self.run_document(&document, Some(restore), options, cause, lock.as_ref());
         }
@@ -188,6 +192,7 @@ impl Node {
         let restore = Restore {
             path,
             consume: false,
+            snapshot: false,
         };
         self.run_new(&document, true, Some(restore), options)
     }
@@ -232,7 +237,7 @@ impl Node {
 
     /// Runs a document under the domain's command lock. A node that is a copy only looks whether
     /// it could be.
-    fn run_document(
+    pub(super) fn run_document(
         &self,
         document: &Domain,
         restore: Option<Restore>,
@@ -339,7 +344,12 @@ impl Node {
     /// The domain does not run; the monitor did not end.
     pub fn domain_destroy(&self, key: &str, graceful: bool) -> Result<String> {
         let cause = Cause::Command;
-        self.ask(key, "destroy", &Request::Destroy { graceful, cause })
+        let request = Request::Destroy {
+            graceful,
+            cause,
+            for_snapshot: false,
+        };
+        self.ask(key, "destroy", &request)
     }
 
     /// Saves a running domain to a file and ends it. `document` takes the place of its own in the

@@ -48,8 +48,10 @@ pub(crate) enum Lifecycle {
     UndefinedRenamed,
     StartedBooted,
     StartedRestored,
+    StartedSnapshot,
     SuspendedPaused,
     SuspendedRestored,
+    SuspendedSnapshot,
     SuspendedIoError,
     ResumedUnpaused,
     ShutdownFinished { by_guest: bool },
@@ -57,6 +59,7 @@ pub(crate) enum Lifecycle {
     StoppedDestroyed,
     StoppedCrashed,
     StoppedSaved,
+    StoppedSnapshot,
     StoppedFailed,
     CrashedPanicked,
 }
@@ -72,8 +75,10 @@ impl Lifecycle {
             Lifecycle::UndefinedRenamed => ("Undefined", "Renamed"),
             Lifecycle::StartedBooted => ("Started", "Booted"),
             Lifecycle::StartedRestored => ("Started", "Restored"),
+            Lifecycle::StartedSnapshot => ("Started", "Snapshot"),
             Lifecycle::SuspendedPaused => ("Suspended", "Paused"),
             Lifecycle::SuspendedRestored => ("Suspended", "Restored"),
+            Lifecycle::SuspendedSnapshot => ("Suspended", "Snapshot"),
             Lifecycle::SuspendedIoError => ("Suspended", "I/O Error"),
             Lifecycle::ResumedUnpaused => ("Resumed", "Unpaused"),
             Lifecycle::ShutdownFinished { by_guest: true } => {
@@ -86,6 +91,7 @@ impl Lifecycle {
             Lifecycle::StoppedDestroyed => ("Stopped", "Destroyed"),
             Lifecycle::StoppedCrashed => ("Stopped", "Crashed"),
             Lifecycle::StoppedSaved => ("Stopped", "Saved"),
+            Lifecycle::StoppedSnapshot => ("Stopped", "Snapshot"),
             Lifecycle::StoppedFailed => ("Stopped", "Failed"),
             Lifecycle::CrashedPanicked => ("Crashed", "Panicked"),
         }

@@ -6,9 +6,11 @@
 //! live, and buries those that lost theirs.
 
 mod change;
+pub(crate) mod clone;
 pub(crate) mod define;
 mod devices;
 mod error;
+mod keys;
 mod launch;
 mod life;
 pub(crate) mod lifecycle;
@@ -24,9 +26,11 @@ pub(crate) mod truth;
 mod wait;
 
 pub use change::{Amount, Scope};
+pub use clone::DomainClone;
 pub use define::{DefineOptions, UndefineOptions, Undefined};
 pub use devices::{CardInfo, DiskStats, DomainStats, MediumChange};
 pub use error::Error;
+pub use keys::{MOST_KEYS, scan_code};
 pub use life::{ConsoleStream, Hold, Resumption, RunStats, StartOptions, Started};
 pub use lifecycle::Cause;
 pub use read::{DomainInfo, XmlOptions};

@@ -51,6 +51,30 @@ impl Node {
         self.state_dir().join("save")
     }
 
+    /// Directory of what a domain's snapshots keep of its memory.
+    pub(crate) fn memory_dir(&self, uuid: &str) -> PathBuf {
+        self.state_dir().join("snapshots").join(uuid)
+    }
+
+    /// Forgets the memory that snapshots of a domain kept which is gone.
+    pub(crate) fn forget_memory(&self, uuid: &str) {
+        let path = self.memory_dir(uuid);
+        if let Err(error) = std::fs::remove_dir_all(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "kept memory stays");
+        }
+    }
+
+    /// The same, if there is no such domain any more.
+    pub(crate) fn forget_memory_of_gone(&self, uuid: &str) {
+        if self.memory_dir(uuid).exists()
+            && matches!(super::table::find(self.state(), uuid), Ok(None))
+        {
+            self.forget_memory(uuid);
+        }
+    }
+
     /// The managed save of a domain, if it has one.
     pub(crate) fn managed_save_path(&self, uuid: &str) -> PathBuf {
         self.save_dir().join(format!("{uuid}.save"))

@@ -157,6 +157,13 @@ fn place(path: &Path) -> Result<(Trailer, u64), DomainError> {
 /// As [`read`]; the file cannot be written.
 pub(crate) fn replace(path: &Path, trailer: &Trailer) -> Result<(), DomainError> {
     let (_, start) = place(path)?;
+    let metadata = std::fs::metadata(path);
+    if metadata.is_ok_and(|metadata| std::os::unix::fs::MetadataExt::nlink(&metadata) > 1) {
+        return Err(DomainError::BadSaveFile {
+            path: path.to_owned(),
+            reason: "it is a snapshot's, too, and must not change".to_owned(),
+        });
+    }
     let written = File::options().write(true).open(path).and_then(|mut file| {
         file.set_len(start)?;
         append(&mut file, trailer)?;

@@ -50,6 +50,7 @@ impl Node {
         })?;
         if buried {
             tracing::warn!(domain = row.name, ?cause, "the domain's supervisor is gone");
+            self.forget_memory_of_gone(&row.uuid);
             self.wake();
         }
         Ok(buried)

@@ -14,7 +14,8 @@ use cenote_pools::VolumeId;
 use cenote_pools::file::FileIdentity;
 use serde::{Deserialize, Serialize};
 
-use crate::domains::snapshots::{SnapshotChange, SnapshotTake};
+use crate::domains::clone::Cloning;
+use crate::domains::snapshots::{LayerChange, SnapshotChange, SnapshotTake};
 use crate::installs::Install;
 use crate::teardown::Teardown;
 use crate::volumes::Collapse;
@@ -60,6 +61,10 @@ pub(crate) enum Plan {
     SnapshotTake(SnapshotTake),
     /// Go back to a snapshot of a domain, or delete it.
     SnapshotChange(SnapshotChange),
+    /// Take an image out that a domain's snapshots do not need any more.
+    LayerChange(LayerChange),
+    /// Clone a domain.
+    DomainClone(Cloning),
     /// One step on a pool.
     Pool { verb: PoolVerb, pool: String },
     /// Install a domain.
@@ -165,6 +170,8 @@ impl Plan {
             Plan::SnapshotTake(_) => "domain-snapshot-create",
             Plan::SnapshotChange(change) if change.definition.is_some() => "domain-snapshot-revert",
             Plan::SnapshotChange(_) => "domain-snapshot-delete",
+            Plan::LayerChange(_) => "domain-snapshot-tidy",
+            Plan::DomainClone(_) => "domain-clone",
         }
     }
 
@@ -191,6 +198,8 @@ impl Plan {
             Plan::Teardown(teardown) => teardown.subjects(),
             Plan::SnapshotTake(take) => vec![format!("domain {}", take.domain)],
             Plan::SnapshotChange(change) => vec![format!("domain {}", change.domain)],
+            Plan::LayerChange(change) => vec![format!("domain {}", change.domain)],
+            Plan::DomainClone(cloning) => cloning.subjects(),
         }
     }
 }

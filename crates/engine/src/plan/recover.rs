@@ -28,6 +28,8 @@ impl Plan {
             Plan::Pool { verb, pool } => node.recover_pool(*verb, pool),
             Plan::SnapshotTake(take) => node.settle_snapshot(take),
             Plan::SnapshotChange(change) => node.settle_snapshot_change(change, step),
+            Plan::LayerChange(change) => node.settle_layer_change(change, step),
+            Plan::DomainClone(cloning) => node.settle_clone(cloning, step),
             Plan::VolumeCreate {
                 volume,
                 path,
@@ -131,7 +133,9 @@ impl Plan {
             | Plan::Install(_)
             | Plan::Teardown(_)
             | Plan::SnapshotTake(_)
-            | Plan::SnapshotChange(_) => None,
+            | Plan::SnapshotChange(_)
+            | Plan::LayerChange(_)
+            | Plan::DomainClone(_) => None,
         }
     }
 }

@@ -112,6 +112,16 @@ const MIGRATIONS: &[&str] = &[
         UNIQUE (domain, name)
     ) STRICT;
 ",
+    "
+    -- Images that were made for a domain's snapshots, with what they were put
+    -- on; without that they hold what they need of it themselves.
+    CREATE TABLE snapshot_images (
+        domain INTEGER NOT NULL REFERENCES domains(id) ON DELETE CASCADE,
+        path   TEXT NOT NULL,
+        base   TEXT,
+        PRIMARY KEY (domain, path)
+    ) STRICT;
+",
 ];
 
 /// Brings the schema to the newest version, all steps in one transaction.

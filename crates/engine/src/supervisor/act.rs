@@ -10,6 +10,7 @@ use cenote_model::Document as _;
 use cenote_model::domain::{Domain, LifecycleAction};
 
 use cenote_vmm::machine::{Notice, RunState, StopReason};
+use serde_json::json;
 
 use super::console::Console;
 use super::end::{self, Button, Next, Outcome};
@@ -116,10 +117,21 @@ impl Supervisor<'_> {
             // Connections hold senders for as long as the process lives.
             let Some(message) = message else { break };
             let flow = match message {
-                Message::Request(Request::Destroy { graceful, cause }, reply) => {
+                Message::Request(
+                    Request::Destroy {
+                        graceful,
+                        cause,
+                        for_snapshot,
+                    },
+                    reply,
+                ) => {
+                    let (reason, event) = match for_snapshot {
+                        true => (ShutOffReason::FromSnapshot, Lifecycle::StoppedSnapshot),
+                        false => (ShutOffReason::Destroyed, Lifecycle::StoppedDestroyed),
+                    };
                     let end = Ending {
-                        reason: ShutOffReason::Destroyed,
-                        events: vec![Lifecycle::StoppedDestroyed],
+                        reason,
+                        events: vec![event],
                         cause,
                         reply,
                     };
@@ -176,14 +188,13 @@ impl Supervisor<'_> {
             Request::Stats => "status",
             Request::Cards => return Reply::Cards(monitor.networks().reports()),
             Request::Screenshot { path } => return reply_of(live::screenshot(monitor, path)),
-            Request::TakeSnapshot {
-                token,
-                document,
-                definition,
-                targets,
-            } => {
-                let definition = definition.as_deref();
-                return reply_of(self.take_snapshot(token, document, definition, targets));
+            Request::Keys { codes, down } => {
+                let parameters = json!({"keys": codes, "down": down});
+                return reply_of(monitor.request("keys", &parameters, &[]));
+            }
+            Request::TakeSnapshot(wanted) => return reply_of(self.take_snapshot(wanted)),
+            Request::DropSnapshot { name, targets } => {
+                return reply_of(self.drop_snapshot(name, targets));
             }
             Request::ChangeMedium {
                 document,
@@ -455,5 +466,6 @@ impl Supervisor<'_> {
         if let Err(error) = self.record.stopped(reason, events, cause, note) {
             tracing::error!(%error, "the domain's end cannot be recorded");
         }
+        self.node.forget_memory_of_gone(&self.order.uuid);
     }
 }

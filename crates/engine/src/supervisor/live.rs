@@ -1,4 +1,4 @@
-//! Changes of the running machine: discs, and what its screen shows.
+//! Changes of the running machine: discs, snapshots, and what its screen shows.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::act::{Phase, Supervisor};
 use super::monitor::Monitor;
+use super::protocol::LiveSnapshot;
 use crate::domains::define::parse;
-use crate::domains::translate;
+use crate::domains::{save, translate};
 
 /// Has the picture on the screen written to a file that exists.
 pub(super) fn screenshot(monitor: &mut Monitor, path: &Path) -> Result<(), String> {
@@ -47,16 +48,10 @@ impl Supervisor<'_> {
         self.go_over(document)
     }
 
-    /// Puts overlays on disks of the standing guest. Either all of them are there afterwards, and
-    /// recorded, or none.
-    pub(super) fn take_snapshot(
-        &mut self,
-        token: &str,
-        document: &str,
-        definition: Option<&str>,
-        targets: &[String],
-    ) -> Result<(), String> {
-        let document = parse(document).map_err(|error| error.to_string())?;
+    /// Takes a snapshot of the standing guest: its memory to a file, its disks in their images or
+    /// by overlays. Either all of it is there afterwards, and recorded, or none.
+    pub(super) fn take_snapshot(&mut self, wanted: &LiveSnapshot) -> Result<(), String> {
+        let document = parse(&wanted.document).map_err(|error| error.to_string())?;
         let chains = |document: &Domain| -> Result<Vec<(String, Chain)>, String> {
             let chain = |target: &String| {
                 let chain = translate::chain(self.node, document, target);
@@ -64,7 +59,7 @@ impl Supervisor<'_> {
                     .map(|chain| (target.clone(), chain))
                     .map_err(|error| error.to_string())
             };
-            targets.iter().map(chain).collect()
+            wanted.overlaid.iter().map(chain).collect()
         };
         let (new, old) = (chains(&document)?, chains(&self.document)?);
         let Phase::Up { monitor, paused } = &mut self.phase else {
@@ -74,32 +69,44 @@ impl Supervisor<'_> {
         if runs {
             monitor.call("pause")?;
         }
-        let mut changed = 0;
-        let mut result = new.iter().try_for_each(|(target, chain)| {
-            change_disk(monitor, target, chain)?;
-            changed += 1;
-            Ok(())
-        });
-        if result.is_ok() {
+        let mut done = Done::default();
+        let kept = keep(monitor, wanted, &self.document, runs, &new, &mut done);
+        let result = kept.and_then(|()| {
             let live = live_text(&document, &self.run_dir, self.record.id(), monitor);
-            result = match self.record.snapshot(token, &live, definition) {
+            let definition = wanted.definition.as_deref();
+            match self.record.snapshot(&wanted.token, &live, definition) {
                 Ok(true) => Ok(()),
                 Ok(false) => Err("it was given up meanwhile".to_owned()),
                 Err(error) => Err(error.to_string()),
-            };
-        }
-        if result.is_err() {
-            // The guest has written nothing to the overlays.
-            for (target, chain) in old.iter().take(changed) {
-                if let Err(reason) = change_disk(monitor, target, chain) {
-                    tracing::error!(target, reason, "a disk cannot go back to its image");
-                }
             }
+        });
+        if result.is_err() {
+            undo(monitor, wanted, &old, &done);
         } else {
             self.document = document;
         }
         if runs && let Err(reason) = monitor.call("resume") {
             tracing::error!(reason, "the guest cannot go on after a snapshot");
+        }
+        result
+    }
+
+    /// Deletes a snapshot from the images of disks.
+    pub(super) fn drop_snapshot(&mut self, name: &str, targets: &[String]) -> Result<(), String> {
+        let Phase::Up { monitor, paused } = &mut self.phase else {
+            return Err("domain is not running".to_owned());
+        };
+        let runs = !*paused;
+        if runs {
+            monitor.call("pause")?;
+        }
+        let mut dropped = targets.iter();
+        let result = dropped.try_for_each(|target| snapshot_disk(monitor, target, name, true));
+        if runs && let Err(reason) = monitor.call("resume") {
+            tracing::error!(
+                reason,
+                "the guest cannot go on after a snapshot was deleted"
+            );
         }
         result
     }
@@ -114,6 +121,71 @@ impl Supervisor<'_> {
         let recorded = self.record.document(&live);
         recorded.map_err(|error| error.to_string())
     }
+}
+
+/// How far a snapshot is.
+#[derive(Default)]
+struct Done {
+    memory: bool,
+    internal: usize,
+    overlaid: usize,
+}
+
+/// Keeps memory and disks of the standing guest.
+fn keep(
+    monitor: &mut Monitor,
+    wanted: &LiveSnapshot,
+    document: &Domain,
+    running: bool,
+    chains: &[(String, Chain)],
+    done: &mut Done,
+) -> Result<(), String> {
+    if let Some(path) = &wanted.memory {
+        let trailer = save::Trailer {
+            version: save::VERSION,
+            document: document.to_xml(),
+            running,
+        };
+        done.memory = true;
+        save::write(path, &trailer, |file| monitor.save(file))?;
+    }
+    for target in &wanted.internal {
+        snapshot_disk(monitor, target, &wanted.name, false)?;
+        done.internal += 1;
+    }
+    for (target, chain) in chains {
+        change_disk(monitor, target, chain)?;
+        done.overlaid += 1;
+    }
+    Ok(())
+}
+
+/// Takes back what was done of a snapshot; the guest has written nothing since.
+fn undo(monitor: &mut Monitor, wanted: &LiveSnapshot, old: &[(String, Chain)], done: &Done) {
+    for (target, chain) in old.iter().take(done.overlaid) {
+        if let Err(reason) = change_disk(monitor, target, chain) {
+            tracing::error!(target, reason, "a disk cannot go back to its image");
+        }
+    }
+    for target in wanted.internal.iter().take(done.internal) {
+        if let Err(reason) = snapshot_disk(monitor, target, &wanted.name, true) {
+            tracing::error!(target, reason, "an unfinished snapshot stays in an image");
+        }
+    }
+    if let Some(path) = wanted.memory.as_ref().filter(|_| done.memory) {
+        // It may not be there yet.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn snapshot_disk(
+    monitor: &mut Monitor,
+    target: &str,
+    name: &str,
+    delete: bool,
+) -> Result<(), String> {
+    let parameters = json!({"disk": target, "name": name, "delete": delete});
+    monitor.request("snapshot-disk", &parameters, &[])
 }
 
 /// Images of a disk, top first.

@@ -339,7 +339,16 @@ fn policies(document: &Domain) -> act::Policies {
 }
 
 fn first_state(order: &Order) -> (DomainState, Vec<Lifecycle>) {
+    let snapshot = |restore: &protocol::Restore| restore.snapshot;
     match (&order.restore, order.paused) {
+        (Some(restore), false) if snapshot(restore) => (
+            DomainState::Running(RunningReason::FromSnapshot),
+            vec![Lifecycle::StartedSnapshot],
+        ),
+        (Some(restore), true) if snapshot(restore) => (
+            DomainState::Paused(PausedReason::FromSnapshot),
+            vec![Lifecycle::StartedSnapshot, Lifecycle::SuspendedSnapshot],
+        ),
         (None, false) => (
             DomainState::Running(RunningReason::Booted),
             vec![Lifecycle::StartedBooted],

@@ -53,6 +53,9 @@ pub(crate) struct Restore {
     pub(crate) path: PathBuf,
     /// Whether the file is removed once the domain runs.
     pub(crate) consume: bool,
+    /// Whether it is a snapshot's.
+    #[serde(default)]
+    pub(crate) snapshot: bool,
 }
 
 /// What a supervisor says when it has started its domain, or not.
@@ -78,6 +81,9 @@ pub(crate) enum Request {
     Destroy {
         graceful: bool,
         cause: Cause,
+        /// To go back to a snapshot.
+        #[serde(default)]
+        for_snapshot: bool,
     },
     /// Save to a file and end.
     Save {
@@ -93,24 +99,44 @@ pub(crate) enum Request {
     Screenshot {
         path: PathBuf,
     },
+    /// Press keys, or let them go.
+    Keys {
+        codes: Vec<u8>,
+        down: bool,
+    },
     /// Go over to another document, which differs in the disc of the drive `target`.
     ChangeMedium {
         document: String,
         target: String,
         force: bool,
     },
-    /// Go over to overlays on the disks `targets`, as `document` has them, and make the snapshot
-    /// that was begun one that is there, with the domain's new definition.
-    TakeSnapshot {
-        token: String,
-        document: String,
-        definition: Option<String>,
+    /// Go over to overlays on some disks, and make the snapshot that was begun one that is there.
+    TakeSnapshot(LiveSnapshot),
+    /// Delete the snapshot `name` from the images of the disks `targets`, where it is.
+    DropSnapshot {
+        name: String,
         targets: Vec<String>,
     },
     /// The connection carries the console's bytes from here on.
     Console {
         force: bool,
     },
+}
+
+/// A snapshot of a running domain.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LiveSnapshot {
+    pub(crate) token: String,
+    pub(crate) name: String,
+    /// What runs afterwards: the disks `overlaid` have new images.
+    pub(crate) document: String,
+    /// The domain's new definition.
+    pub(crate) definition: Option<String>,
+    pub(crate) overlaid: Vec<String>,
+    /// Disks whose images hold the snapshot.
+    pub(crate) internal: Vec<String>,
+    /// Where the guest's memory is kept.
+    pub(crate) memory: Option<PathBuf>,
 }
 
 /// What a supervisor answers.

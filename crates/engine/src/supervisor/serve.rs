@@ -134,7 +134,10 @@ impl Connection {
         };
         match request {
             Request::Console { force } => self.attach(force),
-            Request::Destroy { graceful, cause } => self.answer(|| self.destroy(graceful, cause)),
+            request @ Request::Destroy { graceful, .. } => {
+                let patience = (!graceful).then_some(GRACE);
+                self.answer(|| self.ask(request, patience))
+            }
             request => self.answer(|| self.ask(request, None)),
         }
     }
@@ -168,11 +171,6 @@ impl Connection {
                 answer.recv().unwrap_or_else(|_| gone())
             }
         }
-    }
-
-    fn destroy(&self, graceful: bool, cause: Cause) -> Reply {
-        let patience = (!graceful).then_some(GRACE);
-        self.ask(Request::Destroy { graceful, cause }, patience)
     }
 
     fn attach(&self, force: bool) -> io::Result<()> {
@@ -213,6 +211,7 @@ pub(crate) fn tie_to_caller(sender: Sender<Message>, shared: Arc<Shared>) -> io:
             let request = Request::Destroy {
                 graceful: false,
                 cause,
+                for_snapshot: false,
             };
             if sender.send(Message::Request(request, reply)).is_ok()
                 && answer.recv_timeout(GRACE) == Err(mpsc::RecvTimeoutError::Timeout)

@@ -57,6 +57,7 @@ impl Node {
         }
         files.insert(self.managed_save_path(&row.uuid));
         let mut files: Vec<PathBuf> = files.into_iter().filter(|path| path.exists()).collect();
+        files_below(&self.memory_dir(&row.uuid), &mut files)?;
         files_below(&self.domain_log_dir(&row.name), &mut files)?;
         Ok(Inventory {
             runs: row.is_active(),

@@ -28,7 +28,7 @@ pub use chain::ChainNode;
 pub use change::Resize;
 pub use clone::CloneSettings;
 pub use collapse::AfterCommit;
-pub(crate) use collapse::Collapse;
+pub(crate) use collapse::{Collapse, ImageRef};
 pub use create::{Compression, NewBacking, NewVolume, Preallocation, Qcow2Settings};
 pub(crate) use guard::identity;
 

@@ -455,6 +455,36 @@ impl Block {
         Ok(())
     }
 
+    /// Takes an internal snapshot of the image on top, or deletes it if it is there, at rest; the
+    /// guest notices nothing.
+    ///
+    /// # Errors
+    /// The image cannot hold it, or has one of that name.
+    pub fn snapshot(&mut self, name: &str, delete: bool) -> Result<(), DiskError> {
+        let Some(disk) = &self.disk else {
+            return Err(DiskError::Lost);
+        };
+        // What they know of the image's mapping is not to outlive the change.
+        let detached = self
+            .workers
+            .iter()
+            .try_for_each(|worker| worker.handler().detach());
+        let image = disk.image();
+        let changed = detached.map_err(DiskError::from).and_then(|()| {
+            image.flush()?;
+            if !delete {
+                image.create_snapshot(name)?;
+            } else if image.snapshots()?.iter().any(|found| found.name == name) {
+                image.delete_snapshot(name)?;
+            }
+            Ok(image.flush()?)
+        });
+        for worker in &self.workers {
+            worker.handler().attach(image)?;
+        }
+        changed
+    }
+
     /// Lets the workers serve `disk`.
     fn adopt(&mut self, disk: Disk) -> Result<(), DiskError> {
         if disk.size() != self.shared.size {

@@ -1,18 +1,26 @@
 //! Changes of snapshots that go forward once they are begun: going back to one, deleting some.
 
-use cenote_model::Document as _;
-use cenote_model::domain::Domain;
-use cenote_pools::Error as StorageError;
+use std::path::{Path, PathBuf};
+
+use cenote_model::domain::SnapshotMode;
+use cenote_model::snapshot::{Snapshot, SnapshotDisk};
+use cenote_pools::{Error as StorageError, crash, file};
 use serde::{Deserialize, Serialize};
 
+use super::overlay::NewOverlay;
 use super::table::{self, SnapshotRow};
+use super::take::remove_file;
 use super::{SnapshotImage, domain_of, find, parse_snapshot};
 use crate::domains::error::Error as DomainError;
+use crate::domains::read::parse_stored;
+use crate::domains::save;
 use crate::domains::table::DomainRow;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::journal::RepairOutcome::{self, RolledBack, RolledForward};
 use crate::node::Node;
 use crate::plan::Plan;
+use crate::state::make_private_dir;
+use crate::volumes::identity;
 
 /// A change that is finished once it is begun (step 1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +34,12 @@ pub(crate) struct SnapshotChange {
     pub(crate) images: Vec<SnapshotImage>,
     /// The domain's definition afterwards, where it goes back; else the snapshot is deleted.
     pub(crate) definition: Option<String>,
+    /// Images that are put in the place of those at the snapshot; known whole from step 1.
+    #[serde(default)]
+    pub(crate) overlays: Vec<NewOverlay>,
+    /// What the snapshot keeps of the memory: gone back to, or removed with the snapshot.
+    #[serde(default)]
+    pub(crate) memory: Option<PathBuf>,
 }
 
 /// What becomes of a snapshot's children when it is deleted.
@@ -44,8 +58,8 @@ impl Node {
     /// snapshots that are gone.
     ///
     /// # Errors
-    /// There is no such domain or snapshot; the domain runs; one of them lies in files beside the
-    /// images, which have to be merged first.
+    /// There is no such domain or snapshot; the domain runs and one of them lies in files beside
+    /// the images; a running domain's snapshot lies in images that it does not use any more.
     pub fn domain_snapshot_delete(
         &self,
         key: &str,
@@ -73,10 +87,19 @@ impl Node {
         doomed.reverse();
         let mut changes = Vec::new();
         for snapshot in &doomed {
-            let images = match options.metadata {
-                true => Vec::new(),
-                false => self.images_of_snapshot(&row, snapshot, "deleted")?,
+            let document = parse_snapshot(snapshot)?;
+            let (images, memory) = match options.metadata {
+                true => (Vec::new(), None),
+                false => (
+                    self.images_of_snapshot(&row, snapshot, &document)?,
+                    self.memory_of_snapshot(&row, snapshot, &document),
+                ),
             };
+            // Nobody else would know of it.
+            let memory = memory.or_else(|| {
+                let own = self.memory_dir(&row.uuid).join(&snapshot.token);
+                own.exists().then_some(own)
+            });
             changes.push(SnapshotChange {
                 domain: row.name.clone(),
                 uuid: row.uuid.clone(),
@@ -84,6 +107,8 @@ impl Node {
                 name: snapshot.name.clone(),
                 images,
                 definition: None,
+                overlays: Vec::new(),
+                memory,
             });
         }
         let names = doomed
@@ -92,98 +117,182 @@ impl Node {
             .collect();
         if !self.is_read_only() {
             for change in changes {
-                self.change_snapshot(&row, change)?;
+                self.change_snapshot(change)?;
+            }
+            if !options.metadata {
+                self.tidy_layers(&row.uuid)?;
             }
         }
         Ok(names)
     }
 
-    /// The images that an internal snapshot lies in, none of which anything else stands on.
-    pub(super) fn images_of_snapshot(
+    /// The images that hold a snapshot which is to be deleted.
+    fn images_of_snapshot(
         &self,
         row: &DomainRow,
         snapshot: &SnapshotRow,
-        what: &str,
+        document: &Snapshot,
     ) -> Result<Vec<SnapshotImage>> {
-        let document = parse_snapshot(snapshot)?;
-        if document.disks().iter().any(|disk| disk.source.is_some()) {
+        let mode = |wanted| move |disk: &&SnapshotDisk| disk.mode == Some(wanted);
+        let outside = document.disks().iter().any(|disk| disk.source.is_some());
+        if row.is_active() && outside {
             let reason = format!(
-                "snapshot '{}' lies in files beside the images and cannot be {what} so",
+                "snapshot '{}' lies in files beside the images and cannot be deleted while the \
+                 domain runs",
                 snapshot.name
             );
             let hint = format!(
-                "merge the overlays with 'vol-commit', then forget it: \
+                "shut it down first: cenote shutdown {}; or only forget the snapshot: \
                  cenote snapshot-delete {} {} --metadata",
-                row.name, snapshot.name
+                row.name, row.name, snapshot.name
             );
             return Err(DomainError::invalid(&row.name, &reason, Some(hint)).into());
         }
-        if row.is_active() {
-            let reason = format!("a snapshot cannot be {what} while the domain runs");
-            let hint = format!("shut it down first: cenote shutdown {}", row.name);
-            return Err(DomainError::invalid(&row.name, &reason, Some(hint)).into());
-        }
-        let domain = domain_of(snapshot)?;
-        let kept = document.disks().iter();
-        let kept =
-            kept.filter(|disk| disk.mode == Some(cenote_model::domain::SnapshotMode::Internal));
-        let mut all = self.images_to_keep(&domain)?;
+        let mut all = self.images_to_keep(&domain_of(snapshot)?)?;
+        let kept = document.disks().iter().filter(mode(SnapshotMode::Internal));
         let images: Vec<_> = kept.filter_map(|disk| all.remove(&disk.name)).collect();
-        for image in &images {
-            self.nothing_stands_on(row, &image.path)?;
+        if row.is_active() {
+            let live = self.documents_of(row)?.live.unwrap_or_default();
+            let live = self.images_to_keep(&parse_stored(&row.name, &live)?)?;
+            let elsewhere = images.iter().find(|image| {
+                let now = live.get(&image.target);
+                now.is_none_or(|now| identity(&now.path) != identity(&image.path))
+            });
+            if let Some(image) = elsewhere {
+                let reason = format!(
+                    "snapshot '{}' lies in '{}', which the running domain stands on",
+                    snapshot.name,
+                    image.path.display()
+                );
+                let hint = format!("shut it down first: cenote shutdown {}", row.name);
+                return Err(DomainError::invalid(&row.name, &reason, Some(hint)).into());
+            }
         }
         Ok(images)
     }
 
-    pub(super) fn change_snapshot(&self, row: &DomainRow, change: SnapshotChange) -> Result<()> {
-        // Images that are in use are found before anything is begun.
-        for image in &change.images {
-            let opened = self.open_image(&image.path, image.format, true)?;
-            let there = opened.snapshots().map_err(StorageError::from)?;
-            let missing = !there.iter().any(|snapshot| snapshot.name == change.name);
-            opened.close().map_err(StorageError::from)?;
-            if missing && change.definition.is_some() {
-                let reason = format!(
+    /// That what is gone back to is there, and that nobody else uses it.
+    pub(super) fn look_through(&self, row: &DomainRow, change: &SnapshotChange) -> Result<()> {
+        let missing = |what: String| {
+            let hint = format!(
+                "forget the snapshot: cenote snapshot-delete {} {} --metadata",
+                row.name, change.name
+            );
+            Err(DomainError::invalid(&row.name, &what, Some(hint)).into())
+        };
+        if let Some(path) = &change.memory {
+            save::read(path)?;
+        }
+        let copied = change.overlays.iter().filter_map(|overlay| {
+            let image = SnapshotImage {
+                target: overlay.target.clone(),
+                path: overlay.base.clone(),
+                format: overlay.base_format,
+            };
+            overlay.copy_of.as_ref().map(|_| image)
+        });
+        for image in change.images.iter().cloned().chain(copied) {
+            if !self.internal_names(&image)?.contains(&change.name) {
+                return missing(format!(
                     "the image '{}' has no snapshot '{}' any more",
                     image.path.display(),
                     change.name
-                );
-                let hint = format!(
-                    "forget the snapshot: cenote snapshot-delete {} {} --metadata",
-                    row.name, change.name
-                );
-                return Err(DomainError::invalid(&row.name, &reason, Some(hint)).into());
+                ));
             }
         }
+        if row.is_active() {
+            return Ok(());
+        }
+        // Images that are in use are found before anything is begun.
+        for image in &change.images {
+            let opened = self.open_image(&image.path, image.format, true)?;
+            opened.close().map_err(StorageError::from)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn change_snapshot(&self, change: SnapshotChange) -> Result<()> {
         let mut operation = self.begin(Plan::SnapshotChange(change.clone()))?;
-        let result = operation
-            .revise(1, |_| {})
-            .and_then(|()| self.finish_snapshot_change(&change));
+        let result = self.make_overlays(&change.overlays).and_then(|overlays| {
+            operation.revise(1, |plan| {
+                if let Plan::SnapshotChange(change) = plan {
+                    change.overlays.clone_from(&overlays);
+                }
+            })?;
+            let change = SnapshotChange { overlays, ..change };
+            self.finish_snapshot_change(&change)
+        });
         operation.finish(result)?;
         self.wake();
         Ok(())
     }
 
     fn finish_snapshot_change(&self, change: &SnapshotChange) -> Result<()> {
-        for image in &change.images {
-            match &change.definition {
-                Some(_) => {
+        for overlay in &change.overlays {
+            if overlay.identity.is_none() || file::identity(&overlay.path)? != overlay.identity {
+                file::publish(&overlay.temporary, &overlay.path)?;
+            }
+            self.record_overlay(&overlay.path)?;
+        }
+        match &change.definition {
+            None => {
+                self.drop_internal(&change.uuid, &change.images, &change.name)?;
+                if let Some(path) = &change.memory {
+                    remove_file(path)?;
+                }
+            }
+            Some(_) => {
+                for image in &change.images {
                     let opened = self.open_image(&image.path, image.format, true)?;
                     opened
                         .apply_snapshot(&change.name)
                         .map_err(StorageError::from)?;
                     opened.close().map_err(StorageError::from)?;
                 }
-                None => self.drop_internal(image, &change.name)?,
+                if let Some(path) = &change.memory {
+                    self.offer_memory(path, &change.uuid)?;
+                }
             }
         }
         self.state().write(
             "record a change of snapshots",
             |transaction| match &change.definition {
-                Some(definition) => table::make_current(transaction, change.snapshot, definition),
+                Some(definition) => {
+                    let domain = table::make_current(transaction, change.snapshot, definition)?;
+                    for overlay in &change.overlays {
+                        table::put_image(transaction, domain, &overlay.remembered())?;
+                    }
+                    Ok(())
+                }
                 None => table::remove(transaction, change.snapshot),
             },
         )
+    }
+
+    /// Puts a snapshot's memory where the next start of the domain looks for it.
+    fn offer_memory(&self, memory: &Path, uuid: &str) -> Result<()> {
+        let to = self.managed_save_path(uuid);
+        let dir = self.save_dir();
+        let at = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io {
+                action,
+                path,
+                source,
+            }
+        };
+        make_private_dir(&dir).map_err(at("make", &dir))?;
+        remove_file(&to)?;
+        if std::fs::hard_link(memory, &to).is_err() {
+            // It lies on another file system.
+            let beside = dir.join(format!(".{uuid}.save-snapshot"));
+            std::fs::copy(memory, &beside)
+                .and_then(|_| std::fs::File::open(&beside)?.sync_all())
+                .and_then(|()| std::fs::rename(&beside, &to))
+                .map_err(at("copy", memory))?;
+        }
+        crash::point("memory-offered");
+        Ok(())
     }
 
     /// Finishes what was begun.
@@ -198,6 +307,9 @@ impl Node {
             None => "deleting",
         };
         if step == 0 {
+            for overlay in &change.overlays {
+                file::remove_private(&overlay.temporary)?;
+            }
             let text = format!("{done} snapshot '{name}' of domain '{domain}' was not begun");
             return Ok((RolledBack, text));
         }
@@ -205,13 +317,4 @@ impl Node {
         let text = format!("{done} snapshot '{name}' of domain '{domain}' was finished");
         Ok((RolledForward, text))
     }
-}
-
-/// The definition that a domain has when it goes back to `snapshot`.
-pub(super) fn definition_of(snapshot: &SnapshotRow) -> Result<Domain> {
-    Ok(domain_of(snapshot)?.inactive())
-}
-
-pub(super) fn text_of(document: &Domain) -> String {
-    document.to_xml()
 }

@@ -1,11 +1,13 @@
-//! Snapshots of domains: internal ones of domains that do not run, and external ones of the disks
-//! alone.
+//! Snapshots of domains: of their disks alone, or with the memory of a running one.
 //!
 //! An internal snapshot lies in the image of each disk. An external one leaves the disks' images
 //! as they are and puts an overlay on each, which the domain uses from then on. Either has all
-//! disks of the domain or is not there at all, however its maker ends.
+//! disks of the domain or is not there at all, however its maker ends. Memory lies in a file: one
+//! that was named, else one of the node's own.
 
 mod change;
+mod layers;
+mod overlay;
 mod revert;
 pub(crate) mod table;
 mod take;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::change::SnapshotChange;
 pub use self::change::SnapshotDelete;
+pub(crate) use self::layers::LayerChange;
 use self::table::SnapshotRow;
 pub(crate) use self::take::SnapshotTake;
 use super::error::Error as DomainError;

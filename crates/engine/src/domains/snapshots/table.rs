@@ -13,6 +13,7 @@ use crate::state::State;
 #[derive(Debug, Clone)]
 pub(crate) struct SnapshotRow {
     pub(crate) id: i64,
+    pub(crate) token: String,
     pub(crate) name: String,
     pub(crate) parent: Option<i64>,
     pub(crate) current: bool,
@@ -27,6 +28,7 @@ impl SnapshotRow {
             parent: row.get(2)?,
             current: row.get(3)?,
             xml: row.get(4)?,
+            token: row.get(5)?,
         })
     }
 }
@@ -36,7 +38,7 @@ pub(crate) fn all(state: &State, domain: i64) -> Result<Vec<SnapshotRow>> {
     state.read("read snapshots", |connection| {
         connection
             .prepare_cached(
-                "SELECT id, name, parent, current, xml FROM snapshots
+                "SELECT id, name, parent, current, xml, token FROM snapshots
                  WHERE domain = ?1 AND NOT pending ORDER BY id",
             )?
             .query_map([domain], SnapshotRow::read)?
@@ -62,6 +64,67 @@ pub(crate) struct Begun<'a> {
     pub(crate) name: &'a str,
     pub(crate) parent: Option<i64>,
     pub(crate) xml: &'a str,
+    /// The images that are made for it.
+    pub(crate) images: &'a [NewImage],
+}
+
+/// An image that is made for a snapshot, and what it stands on.
+pub(crate) type NewImage = (String, Option<String>);
+
+/// Remembers that an image was made for the domain's snapshots.
+pub(crate) fn put_image(
+    transaction: &Transaction<'_>,
+    domain: i64,
+    image: &NewImage,
+) -> rusqlite::Result<()> {
+    transaction.execute(
+        "INSERT OR REPLACE INTO snapshot_images (domain, path, base) VALUES (?1, ?2, ?3)",
+        params![domain, image.0, image.1],
+    )?;
+    Ok(())
+}
+
+/// The images that were made for a domain's snapshots.
+pub(crate) fn images(state: &State, domain: i64) -> Result<Vec<NewImage>> {
+    state.read("read snapshots", |connection| {
+        connection
+            .prepare_cached(
+                "SELECT path, base FROM snapshot_images WHERE domain = ?1 ORDER BY rowid",
+            )?
+            .query_map([domain], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
+    })
+}
+
+/// Forgets an image; what stood on it stands on `base`.
+pub(crate) fn forget_image(
+    transaction: &Transaction<'_>,
+    domain: i64,
+    path: &str,
+    base: Option<&str>,
+) -> rusqlite::Result<()> {
+    transaction.execute(
+        "DELETE FROM snapshot_images WHERE domain = ?1 AND path = ?2",
+        params![domain, path],
+    )?;
+    transaction.execute(
+        "UPDATE snapshot_images SET base = ?3 WHERE domain = ?1 AND base = ?2",
+        params![domain, path, base],
+    )?;
+    Ok(())
+}
+
+/// Puts another document in a snapshot's place.
+pub(crate) fn set_document(
+    transaction: &Transaction<'_>,
+    id: i64,
+    xml: &str,
+) -> rusqlite::Result<()> {
+    transaction.execute(
+        "UPDATE snapshots SET xml = ?2 WHERE id = ?1",
+        params![id, xml],
+    )?;
+    Ok(())
 }
 
 /// Begins a snapshot.
@@ -78,6 +141,10 @@ pub(crate) fn begin(state: &State, begun: &Begun<'_>) -> Result<()> {
                 begun.xml
             ],
         )?;
+        // Those of a snapshot that is given up are no files.
+        for image in begun.images {
+            put_image(transaction, begun.domain, image)?;
+        }
         Ok(())
     })
 }
@@ -118,9 +185,17 @@ pub(crate) fn commit(
     Ok(true)
 }
 
-/// Gives a snapshot up that was begun. `false` if it is there by now.
-pub(crate) fn give_up(state: &State, token: &str) -> Result<bool> {
+/// Gives a snapshot up that was begun, and the images that were made for it. `false` if it is
+/// there by now.
+pub(crate) fn give_up(state: &State, token: &str, images: &[String]) -> Result<bool> {
     state.write("give up a snapshot", |transaction| {
+        for image in images {
+            transaction.execute(
+                "DELETE FROM snapshot_images WHERE path = ?2 AND domain =
+                 (SELECT domain FROM snapshots WHERE token = ?1 AND pending)",
+                params![token, image],
+            )?;
+        }
         transaction.execute(
             "DELETE FROM snapshots WHERE token = ?1 AND pending",
             [token],
@@ -134,12 +209,12 @@ pub(crate) fn give_up(state: &State, token: &str) -> Result<bool> {
     })
 }
 
-/// Makes a snapshot the current one, along with the domain's new definition.
+/// Makes a snapshot the current one, along with the domain's new definition. Answers the domain.
 pub(crate) fn make_current(
     transaction: &Transaction<'_>,
     id: i64,
     definition: &str,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<i64> {
     transaction.execute(
         "UPDATE snapshots SET current = (id = ?1)
          WHERE domain = (SELECT domain FROM snapshots WHERE id = ?1)",
@@ -150,7 +225,9 @@ pub(crate) fn make_current(
          WHERE id = (SELECT domain FROM snapshots WHERE id = ?1) AND definition IS NOT NULL",
         params![id, definition],
     )?;
-    Ok(())
+    transaction.query_row("SELECT domain FROM snapshots WHERE id = ?1", [id], |row| {
+        row.get(0)
+    })
 }
 
 /// Forgets a snapshot. Its children are its parent's then, which is the current one if it was.

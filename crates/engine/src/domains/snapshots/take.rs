@@ -3,43 +3,32 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use cenote_image::create::{CreateOptions, create};
-use cenote_image::{Format, chain};
-use cenote_model::domain::{Disk, DiskKind, DiskSource, Domain, SnapshotMode};
+use cenote_image::{BackingPolicy, Format, LockPolicy, OpenOptions};
+use cenote_model::domain::{DiskKind, DiskSource, Domain, SnapshotMode, TargetBus};
 use cenote_model::snapshot::{
     Snapshot, SnapshotDisk, SnapshotDisks, SnapshotDomain, SnapshotDriver, SnapshotMemory,
     SnapshotMemoryMode, SnapshotState,
 };
 use cenote_model::{Document as _, Name};
-use cenote_pools::file::{FileIdentity, identity, private_sibling, publish, remove_private};
-use cenote_pools::{Error as StorageError, FormatOrigin, VolumeId};
+use cenote_pools::Error as StorageError;
+use cenote_pools::file::{publish, remove_private};
 use serde::{Deserialize, Serialize};
 
+use super::overlay::{NewOverlay, go_over, remove_overlay, text_of};
 use super::table::{self, Begun, NewDocuments};
 use super::{SnapshotImage, SnapshotOptions};
 use crate::domains::define::parse;
 use crate::domains::error::Error as DomainError;
 use crate::domains::read::parse_stored;
+use crate::domains::save;
+use crate::domains::state::DomainState;
 use crate::domains::table::DomainRow;
 use crate::error::{Error, Result};
 use crate::journal::RepairOutcome::{self, RolledBack, RolledForward};
 use crate::node::Node;
 use crate::plan::Plan;
-use crate::records;
-use crate::supervisor::protocol::Request;
-
-/// An overlay that is made for a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NewOverlay {
-    pub(crate) target: String,
-    pub(crate) base: PathBuf,
-    pub(crate) base_format: Format,
-    /// Its private name until it is whole.
-    pub(crate) temporary: PathBuf,
-    pub(crate) path: PathBuf,
-    /// The finished file; known from step 1.
-    pub(crate) identity: Option<FileIdentity>,
-}
+use crate::state::make_private_dir;
+use crate::supervisor::protocol::{LiveSnapshot, Request};
 
 /// A snapshot that is being taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +39,9 @@ pub(crate) struct SnapshotTake {
     pub(crate) token: String,
     pub(crate) overlays: Vec<NewOverlay>,
     pub(crate) internal: Vec<SnapshotImage>,
+    /// Where the guest's memory is kept.
+    #[serde(default)]
+    pub(crate) memory: Option<PathBuf>,
 }
 
 impl Node {
@@ -83,25 +75,17 @@ impl Node {
         wanted: &Snapshot,
         options: SnapshotOptions,
     ) -> Result<String> {
-        let memory = wanted.memory.as_ref().and_then(|memory| memory.mode);
-        let with_memory = matches!(
-            memory,
-            Some(SnapshotMemoryMode::Internal | SnapshotMemoryMode::External)
-        );
-        if with_memory || (row.is_active() && !options.disk_only) {
-            let reason = "snapshots do not keep a running guest's memory yet";
-            let hint = format!(
-                "keep its disks alone: cenote snapshot-create-as {} --disk-only",
-                row.name
-            );
-            return Err(DomainError::invalid(&row.name, reason, Some(hint)).into());
-        }
+        let (memory, options) = memory_of(row, wanted, options)?;
         let documents = self.documents_of(row)?;
         let text = documents
             .live
             .as_deref()
             .or(documents.definition.as_deref());
         let document = parse_stored(&row.name, text.unwrap_or_default())?.inactive();
+        let inactive_domain = match &documents.definition {
+            Some(text) if row.is_active() => Some(Box::new(parse_stored(&row.name, text)?)),
+            _ => None,
+        };
         let created = jiff::Timestamp::now().as_second();
         let name = match &wanted.name {
             Some(name) => name.clone(),
@@ -116,31 +100,34 @@ impl Node {
             }
             .into());
         }
-        let take = self.plan_snapshot(row, &document, wanted, options, name.as_str())?;
+        let mut take = self.plan_snapshot(row, &document, wanted, options, name.as_str())?;
+        take.memory = self.memory_file(row, &memory, &take.token)?;
         let snapshot = Snapshot {
             name: Some(name.clone()),
             description: wanted.description.clone(),
-            state: Some(match row.is_active() {
-                true => SnapshotState::DiskSnapshot,
-                false => SnapshotState::Shutoff,
+            state: Some(match row.state {
+                _ if !row.is_active() => SnapshotState::Shutoff,
+                _ if take.memory.is_none() => SnapshotState::DiskSnapshot,
+                DomainState::Paused(_) => SnapshotState::Paused,
+                _ => SnapshotState::Running,
             }),
             creation_time: Some(created),
-            memory: Some(SnapshotMemory {
-                mode: Some(SnapshotMemoryMode::No),
-                ..SnapshotMemory::default()
-            }),
+            memory: Some(memory),
             disks: Some(SnapshotDisks {
                 disks: said_disks(&document, &take),
                 ..SnapshotDisks::default()
             }),
             domain: Some(SnapshotDomain::Full(Box::new(document.clone()))),
+            inactive_domain,
             ..Snapshot::default()
         };
         if self.is_read_only() {
             return Ok(name.to_string());
         }
         let parent = rows.iter().find(|snapshot| snapshot.current);
+        let images: Vec<_> = take.overlays.iter().map(NewOverlay::remembered).collect();
         let begun = Begun {
+            images: &images,
             token: &take.token.clone(),
             domain: row.id,
             name: name.as_str(),
@@ -171,6 +158,7 @@ impl Node {
             token: uuid::Uuid::new_v4().simple().to_string(),
             overlays: Vec::new(),
             internal: Vec::new(),
+            memory: None,
         };
         let mut images = self.images_to_keep(document)?;
         let named: BTreeSet<&str> = wanted
@@ -233,20 +221,15 @@ impl Node {
             let text = "the domain has no disk that a snapshot could keep".to_owned();
             return Err(DomainError::InvalidArgument(text).into());
         }
+        if row.is_active() {
+            check_bus(row, document, &take)?;
+        }
         self.check_internal(row, &take)?;
         Ok(take)
     }
 
     /// That every image can hold the snapshot.
     fn check_internal(&self, row: &DomainRow, take: &SnapshotTake) -> Result<()> {
-        if row.is_active() && !take.internal.is_empty() {
-            let reason = "internal snapshots are taken of domains that do not run";
-            let hint = format!(
-                "keep its disks in files beside them: cenote snapshot-create-as {} --disk-only",
-                row.name
-            );
-            return Err(DomainError::invalid(&row.name, reason, Some(hint)).into());
-        }
         for image in &take.internal {
             if image.format == Format::Raw {
                 let reason = format!(
@@ -260,9 +243,8 @@ impl Node {
                 return Err(DomainError::invalid(&row.name, &reason, Some(hint)).into());
             }
             self.nothing_stands_on(row, &image.path)?;
-            let opened = self.open_image(&image.path, image.format, false)?;
-            let there = opened.snapshots().map_err(StorageError::from)?;
-            if there.iter().any(|snapshot| snapshot.name == take.name) {
+            let there = self.internal_names(image)?;
+            if there.contains(&take.name) {
                 let text = format!(
                     "the image '{}' has a snapshot '{}' already",
                     image.path.display(),
@@ -272,49 +254,6 @@ impl Node {
             }
         }
         Ok(())
-    }
-
-    /// Where the overlay of an image is to be.
-    pub(super) fn overlay(
-        &self,
-        row: &DomainRow,
-        image: &SnapshotImage,
-        name: &str,
-        file: Option<PathBuf>,
-    ) -> Result<NewOverlay> {
-        let is_file = std::fs::metadata(&image.path).is_ok_and(|metadata| metadata.is_file());
-        let path = match file {
-            Some(file) => file,
-            None if is_file => beside(&image.path, name),
-            None => {
-                let text = format!(
-                    "disk '{}' is no file: name the file of its overlay \
-                     (--diskspec {},file=/PATH)",
-                    image.target, image.target
-                );
-                return Err(DomainError::InvalidArgument(text).into());
-            }
-        };
-        if std::fs::symlink_metadata(&path).is_ok() {
-            let reason = format!(
-                "external snapshot file for disk {} already exists: '{}'",
-                image.target,
-                path.display()
-            );
-            let hint = format!(
-                "choose another name: cenote snapshot-create-as {} NAME --disk-only",
-                row.name
-            );
-            return Err(DomainError::invalid(&row.name, &reason, Some(hint)).into());
-        }
-        Ok(NewOverlay {
-            target: image.target.clone(),
-            base: std::fs::canonicalize(&image.path).unwrap_or_else(|_| image.path.clone()),
-            base_format: image.format,
-            temporary: private_sibling(&path, "new"),
-            path,
-            identity: None,
-        })
     }
 
     fn take(
@@ -336,7 +275,8 @@ impl Node {
             publish(&overlay.temporary, &overlay.path)?;
             self.record_overlay(&overlay.path)?;
         }
-        for image in &take.internal {
+        let internal = take.internal.iter().filter(|_| !row.is_active());
+        for image in internal {
             let opened = self.open_image(&image.path, image.format, true)?;
             opened
                 .create_snapshot(&take.name)
@@ -358,15 +298,22 @@ impl Node {
             for overlay in &overlays {
                 go_over(&mut live, overlay);
             }
-            let request = Request::TakeSnapshot {
+            let request = Request::TakeSnapshot(LiveSnapshot {
                 token: take.token.clone(),
+                name: take.name.clone(),
                 document: live.to_xml(),
                 definition,
-                targets: overlays
+                overlaid: overlays
                     .iter()
                     .map(|overlay| overlay.target.clone())
                     .collect(),
-            };
+                internal: take
+                    .internal
+                    .iter()
+                    .map(|image| image.target.clone())
+                    .collect(),
+                memory: take.memory,
+            });
             return self.ask_row(row, "take a snapshot of", &request);
         }
         let documents = NewDocuments {
@@ -382,51 +329,15 @@ impl Node {
         }
     }
 
-    /// Makes overlays under their private names.
-    pub(super) fn make_overlays(&self, wanted: &[NewOverlay]) -> Result<Vec<NewOverlay>> {
-        let mut made = Vec::new();
-        for overlay in wanted {
-            let base = overlay.base.to_str().ok_or_else(|| {
-                let text = format!("'{}' is no text", overlay.base.display());
-                Error::from(DomainError::InvalidArgument(text))
-            })?;
-            let policy = self.backing_policy()?;
-            let mut options = CreateOptions::overlay(base, overlay.base_format);
-            options.policy = policy.clone();
-            create(&overlay.temporary, &options).map_err(StorageError::from)?;
-            // What could not be started from is not gone over to.
-            chain::list(&overlay.temporary, Format::Qcow2, &policy).map_err(StorageError::from)?;
-            keep_rights(&overlay.base, &overlay.temporary)?;
-            let identity = identity(&overlay.temporary)?;
-            made.push(NewOverlay {
-                identity,
-                ..overlay.clone()
-            });
-        }
-        Ok(made)
-    }
-
-    /// An overlay in a pool's directory is a volume whose format is known.
-    pub(super) fn record_overlay(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
-        let name = path.file_name().and_then(|name| name.to_str());
-        let (Some(folder), Some(name)) = (folder, name) else {
-            return Ok(());
-        };
-        for row in self.pool_rows()? {
-            let target = &row.definition.spec.target;
-            if row.logical().is_err() && target.canonicalize().is_ok_and(|at| at == folder) {
-                let volume = VolumeId::new(row.name(), name);
-                records::put(self.state(), &volume, "qcow2", FormatOrigin::Created)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Brings a snapshot that was not finished to an end.
     pub(crate) fn settle_snapshot(&self, take: &SnapshotTake) -> Result<(RepairOutcome, String)> {
         let SnapshotTake { name, domain, .. } = take;
-        if !table::give_up(self.state(), &take.token)? {
+        let images: Vec<_> = take
+            .overlays
+            .iter()
+            .map(|made| text_of(&made.path))
+            .collect();
+        if !table::give_up(self.state(), &take.token, &images)? {
             let text = format!("snapshot '{name}' of domain '{domain}' was complete");
             return Ok((RolledForward, text));
         }
@@ -434,8 +345,10 @@ impl Node {
             remove_private(&overlay.temporary)?;
             remove_overlay(overlay)?;
         }
-        for image in &take.internal {
-            self.drop_internal(image, name)?;
+        self.drop_internal(&take.uuid, &take.internal, name)?;
+        if let Some(path) = &take.memory {
+            save::remove_unfinished(path);
+            remove_file(path)?;
         }
         let text = format!(
             "snapshot '{name}' of domain '{domain}' was not finished; nothing is left of it"
@@ -443,81 +356,157 @@ impl Node {
         Ok((RolledBack, text))
     }
 
-    /// Deletes an internal snapshot, if it is there.
-    pub(super) fn drop_internal(&self, image: &SnapshotImage, name: &str) -> Result<()> {
-        if !image.path.exists() {
-            return Ok(());
+    /// Where the memory is to be kept; nothing is there yet.
+    fn memory_file(
+        &self,
+        row: &DomainRow,
+        memory: &SnapshotMemory,
+        token: &str,
+    ) -> Result<Option<PathBuf>> {
+        let path = match (memory.mode, &memory.file) {
+            (Some(SnapshotMemoryMode::Internal), _) => {
+                let dir = self.memory_dir(&row.uuid);
+                if !self.is_read_only() {
+                    make_private_dir(&dir).map_err(|source| Error::Io {
+                        action: "make",
+                        path: dir.clone(),
+                        source,
+                    })?;
+                }
+                dir.join(token)
+            }
+            (Some(SnapshotMemoryMode::External), Some(file)) => PathBuf::from(file),
+            _ => return Ok(None),
+        };
+        if std::fs::symlink_metadata(&path).is_ok() {
+            let reason = format!("memory file '{}' exists already", path.display());
+            let hint = "name another one: --memspec file=/PATH".to_owned();
+            return Err(DomainError::invalid(&row.name, &reason, Some(hint)).into());
         }
-        let opened = self.open_image(&image.path, image.format, true)?;
-        let there = opened.snapshots().map_err(StorageError::from)?;
-        if there.iter().any(|snapshot| snapshot.name == name) {
-            opened.delete_snapshot(name).map_err(StorageError::from)?;
+        Ok(Some(path))
+    }
+
+    /// The internal snapshots in an image, which a running monitor may have open.
+    pub(super) fn internal_names(&self, image: &SnapshotImage) -> Result<Vec<String>> {
+        let opened = OpenOptions::new(image.format)
+            .lock(LockPolicy::Off)
+            .backing(BackingPolicy {
+                open: false,
+                ..BackingPolicy::default()
+            })
+            .open(&image.path)
+            .map_err(StorageError::from)?;
+        let found = opened.snapshots().map_err(StorageError::from)?;
+        Ok(found.into_iter().map(|snapshot| snapshot.name).collect())
+    }
+
+    /// Deletes an internal snapshot where it is, by the monitor if that has the images open.
+    pub(super) fn drop_internal(
+        &self,
+        uuid: &str,
+        images: &[SnapshotImage],
+        name: &str,
+    ) -> Result<()> {
+        let row = crate::domains::table::find(self.state(), uuid)?;
+        if let Some(row) = row.filter(DomainRow::is_active)
+            && !images.is_empty()
+        {
+            let request = Request::DropSnapshot {
+                name: name.to_owned(),
+                targets: images.iter().map(|image| image.target.clone()).collect(),
+            };
+            match self.ask_row(&row, "delete a snapshot of", &request) {
+                // It has ended meanwhile.
+                Err(Error::Domain(DomainError::InvalidOperation { .. })) => {}
+                result => return result,
+            }
         }
-        opened.close().map_err(StorageError::from)?;
+        for image in images.iter().filter(|image| image.path.exists()) {
+            let opened = self.open_image(&image.path, image.format, true)?;
+            let there = opened.snapshots().map_err(StorageError::from)?;
+            if there.iter().any(|snapshot| snapshot.name == name) {
+                opened.delete_snapshot(name).map_err(StorageError::from)?;
+            }
+            opened.close().map_err(StorageError::from)?;
+        }
         Ok(())
     }
 }
 
-/// Removes an overlay that nothing uses, if the file is the one that was made.
-pub(super) fn remove_overlay(overlay: &NewOverlay) -> Result<()> {
-    if overlay.identity.is_some() && identity(&overlay.path)? == overlay.identity {
-        std::fs::remove_file(&overlay.path).map_err(|source| Error::Io {
+/// What becomes of the memory, and how the disks are kept then.
+fn memory_of(
+    row: &DomainRow,
+    wanted: &Snapshot,
+    options: SnapshotOptions,
+) -> Result<(SnapshotMemory, SnapshotOptions)> {
+    let said = wanted.memory.clone().unwrap_or_default();
+    let wants = match (said.mode, row.is_active() && !options.disk_only) {
+        (None, true) => SnapshotMemoryMode::Internal,
+        (mode, true) => mode.unwrap_or_default(),
+        (None | Some(SnapshotMemoryMode::No), false) => SnapshotMemoryMode::No,
+        (Some(_), false) => {
+            let reason = "memory state cannot be saved with offline or disk-only snapshot";
+            let hint = format!(
+                "leave the memory out, or start the domain first: cenote start {}",
+                row.name
+            );
+            return Err(DomainError::invalid(&row.name, reason, Some(hint)).into());
+        }
+    };
+    if wants == SnapshotMemoryMode::Internal && !row.persistent {
+        let reason = "a transient domain is forgotten with its snapshots' memory";
+        let hint = "keep it in a file of your own: --memspec file=/PATH".to_owned();
+        return Err(DomainError::invalid(&row.name, reason, Some(hint)).into());
+    }
+    if wants != SnapshotMemoryMode::No && row.autodestroy {
+        let reason = "domain is marked for auto destroy";
+        return Err(DomainError::invalid(&row.name, reason, None).into());
+    }
+    let disk_only = options.disk_only || row.is_active() && wants != SnapshotMemoryMode::Internal;
+    let memory = SnapshotMemory {
+        mode: Some(wants),
+        file: said.file,
+        ..SnapshotMemory::default()
+    };
+    Ok((
+        memory,
+        SnapshotOptions {
+            disk_only,
+            ..options
+        },
+    ))
+}
+
+/// That all disks can be changed under the running guest.
+fn check_bus(row: &DomainRow, document: &Domain, take: &SnapshotTake) -> Result<()> {
+    let overlaid = take.overlays.iter().map(|overlay| &overlay.target);
+    let internal = take.internal.iter().map(|image| &image.target);
+    let targets: BTreeSet<&String> = overlaid.chain(internal).collect();
+    let disks = document.devices.disks.iter();
+    let mut meant = disks.filter(|disk| targets.contains(&disk.target.dev));
+    let Some(disk) = meant.find(|disk| disk.bus() != TargetBus::Virtio) else {
+        return Ok(());
+    };
+    let reason = format!(
+        "disk '{}' is not on the virtio bus and cannot be kept while the domain runs",
+        disk.target.dev
+    );
+    let hint = format!(
+        "shut it down first: cenote shutdown {}; or leave the disk out: --diskspec {},snapshot=no",
+        row.name, disk.target.dev
+    );
+    Err(DomainError::invalid(&row.name, &reason, Some(hint)).into())
+}
+
+pub(super) fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Io {
             action: "remove",
-            path: overlay.path.clone(),
+            path: path.to_owned(),
             source,
-        })?;
+        }),
+        _ => Ok(()),
     }
-    Ok(())
-}
-
-/// An overlay is its base's owner's, with the same mode.
-fn keep_rights(base: &Path, overlay: &Path) -> Result<()> {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-    let failed = |source| Error::Io {
-        action: "give its base's rights to",
-        path: overlay.to_owned(),
-        source,
-    };
-    let metadata = std::fs::metadata(base).map_err(failed)?;
-    if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(overlay, Some(metadata.uid()), Some(metadata.gid()))
-            .map_err(failed)?;
-    }
-    let mode = metadata.mode() & 0o666;
-    std::fs::set_permissions(overlay, std::fs::Permissions::from_mode(mode)).map_err(failed)
-}
-
-/// libvirt's name of an overlay: the image's without what follows its last dot, then the
-/// snapshot's.
-fn beside(image: &Path, name: &str) -> PathBuf {
-    let stem = image.file_stem().unwrap_or_default().to_string_lossy();
-    image.with_file_name(format!("{stem}.{name}"))
-}
-
-/// The disk's image is the overlay from now on.
-pub(super) fn go_over(document: &mut Domain, overlay: &NewOverlay) {
-    let disks = document.devices.disks.iter_mut();
-    for disk in disks.filter(|disk| disk.target.dev == overlay.target) {
-        set_source(disk, &overlay.path);
-    }
-}
-
-fn set_source(disk: &mut Disk, path: &Path) {
-    let driver = disk.driver.get_or_insert_default();
-    driver.format = Some(cenote_model::volume::Format::Qcow2);
-    // What lay below the image lies below the overlay's base.
-    disk.backing_store = None;
-    let source = disk.source.get_or_insert_default();
-    let beside = path.file_name().and_then(|name| name.to_str());
-    if let (DiskKind::Volume, Some(name)) = (disk.kind, beside) {
-        source.volume = Some(name.to_owned());
-        return;
-    }
-    disk.kind = DiskKind::File;
-    *source = DiskSource {
-        file: Some(path.display().to_string()),
-        ..DiskSource::default()
-    };
 }
 
 /// What the snapshot's document says of each disk.

@@ -304,6 +304,7 @@ impl Translation<'_> {
         }
         if self.check_use {
             self.check_locks(disk, &layers)?;
+            self.check_overlays(disk, &source.path)?;
         }
         Ok(Some(Images { layers }))
     }
@@ -347,6 +348,29 @@ impl Translation<'_> {
             }
         }
         Ok(())
+    }
+
+    /// That no volume stands on an image which the guest would write to.
+    fn check_overlays(&self, disk: &Disk, path: &Path) -> Result<(), DomainError> {
+        if disk.readonly {
+            return Ok(());
+        }
+        let dependents = self.node.dependents_of(path).unwrap_or_default();
+        let Some(overlay) = dependents.first() else {
+            return Ok(());
+        };
+        Err(DomainError::ComponentMissing {
+            domain: self.document.name.to_string(),
+            component: format!(
+                "disk '{}': volume '{overlay}' stands on '{}', which must not change",
+                disk.target.dev,
+                path.display()
+            ),
+            remedy: format!(
+                "give the domain an overlay of its own, or free that volume: \
+                 cenote vol-flatten {overlay}"
+            ),
+        })
     }
 
     fn in_use(&self, disk: &Disk, path: &Path, reason: &str) -> DomainError {
