@@ -618,10 +618,15 @@ fn a_snapshot_with_memory_is_gone_back_to() {
             format!("{} {}", event.detail["event"], event.detail["detail"]).replace('"', "")
         })
         .collect();
-    let last = words.len() - 3;
+    let last = words.len() - 4;
     assert_eq!(
         words[last..],
-        ["Stopped Snapshot", "Started Snapshot", "Suspended Snapshot"]
+        [
+            "Stopped Snapshot",
+            "Defined Snapshot",
+            "Started Snapshot",
+            "Suspended Snapshot"
+        ]
     );
     bench.node.domain_resume("g").unwrap();
     write("G");

@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // A failed expectation fails the test.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
 use cenote_engine::{
     DefineOptions, ErrorKind, Node, NodeOptions, Resumption, SnapshotDelete, SnapshotOptions,
-    UndefineOptions, XmlOptions,
+    TeardownOptions, UndefineOptions, XmlOptions,
 };
 use cenote_model::snapshot::Snapshot;
 
@@ -259,6 +260,16 @@ fn external_snapshots_are_gone_back_to_and_deleted() {
     write("0x77");
     bench.revert("out").unwrap();
     holds("0x55");
+    // A teardown finds every image, of whatever branch.
+    let options = TeardownOptions {
+        chain: true,
+        ..TeardownOptions::default()
+    };
+    let inventory = bench.node.domain_inventory("g", &options).unwrap();
+    let names: BTreeSet<_> = inventory.volumes.iter().map(|id| id.name.clone()).collect();
+    for name in files() {
+        assert!(names.contains(&name), "{name}: {inventory:?}");
+    }
     for name in ["out", "in", "one", "two"] {
         let options = SnapshotDelete::default();
         let deleted = bench.node.domain_snapshot_delete("g", name, options);
@@ -302,4 +313,17 @@ fn impossible_snapshots_are_refused() {
     assert!(bench.tree().is_empty());
     bench.take("one", true).unwrap();
     assert!(bench.path("c.one").exists());
+    // The firmware's variables would not go back with the disks.
+    let xml = bench.node.domain_xml("g", XmlOptions::default()).unwrap();
+    let os = "<os><type>hvm</type><loader readonly='yes' type='pflash'>/usr/share/f</loader>\
+              <nvram>/var/g.fd</nvram></os>";
+    let (before, after) = xml.split_once("<os>").unwrap();
+    let (_, after) = after.split_once("</os>").unwrap();
+    let firmware = format!("{before}{os}{after}");
+    bench
+        .node
+        .domain_define(&firmware, DefineOptions::default())
+        .unwrap();
+    let error = bench.take("two", false).unwrap_err();
+    assert!(error.to_string().contains("pflash"), "{error}");
 }

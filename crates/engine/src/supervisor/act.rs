@@ -228,13 +228,8 @@ impl Supervisor<'_> {
                 Ok(())
             }
             Request::Reset => {
-                let state = if *paused {
-                    DomainState::Paused(PausedReason::User)
-                } else {
-                    DomainState::Running(RunningReason::Booted)
-                };
                 self.button = None;
-                self.record.rebooted(state, &[], Cause::Command)
+                self.record.reset(Cause::Command)
             }
             _ => {
                 return Reply::Stats {

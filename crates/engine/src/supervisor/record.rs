@@ -183,6 +183,13 @@ impl<'n> Record<'n> {
         Ok(committed)
     }
 
+    /// Records that the machine was reset; it stands or runs as before.
+    pub(crate) fn reset(&self, cause: Cause) -> Result<()> {
+        self.write("record a domain's reset", |transaction| {
+            lifecycle::append_reboot(transaction, self.subject(), cause)
+        })
+    }
+
     /// Records that the guest was reset, or started again, and runs on.
     pub(crate) fn rebooted(
         &self,

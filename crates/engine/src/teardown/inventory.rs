@@ -48,6 +48,7 @@ impl Node {
             kept: Vec::new(),
         };
         let mut files = BTreeSet::new();
+        taking.made_for_snapshots(&row, options.chain)?;
         for document in &documents {
             for disk in &document.devices.disks {
                 taking.disk(disk, options.chain)?;
@@ -55,6 +56,9 @@ impl Node {
             let nvram = document.os.nvram.as_ref();
             files.extend(nvram.map(|nvram| PathBuf::from(nvram.path.trim())));
         }
+        // What was kept for a branch of a chain may have gone with another.
+        let taken: Vec<String> = taking.volumes.iter().map(VolumeId::to_string).collect();
+        taking.kept.retain(|kept| !taken.contains(&kept.what));
         files.insert(self.managed_save_path(&row.uuid));
         let mut files: Vec<PathBuf> = files.into_iter().filter(|path| path.exists()).collect();
         files_below(&self.memory_dir(&row.uuid), &mut files)?;
@@ -129,6 +133,32 @@ impl Taking<'_> {
         };
         if !self.kept.contains(&kept) {
             self.kept.push(kept);
+        }
+    }
+
+    /// Takes the images that were made for the domain's snapshots, those on top first.
+    fn made_for_snapshots(&mut self, row: &DomainRow, chain: bool) -> Result<()> {
+        let mut left = Vec::new();
+        for (path, _) in crate::domains::snapshots::table::images(self.node.state(), row.id)? {
+            let path = Path::new(&path);
+            if path.exists() {
+                left.extend(self.volume_at(path)?);
+            }
+        }
+        loop {
+            let before = left.len();
+            let mut later = Vec::new();
+            for info in left {
+                let dependents = self.node.dependents_of(&info.path)?;
+                match dependents.iter().all(|id| self.volumes.contains(id)) {
+                    true => self.volume(info, chain)?,
+                    false => later.push(info),
+                }
+            }
+            if later.len() == before {
+                return Ok(());
+            }
+            left = later;
         }
     }
 

@@ -12,6 +12,7 @@ use super::table::{self, SnapshotRow};
 use super::take::remove_file;
 use super::{SnapshotImage, domain_of, find, parse_snapshot};
 use crate::domains::error::Error as DomainError;
+use crate::domains::lifecycle::{self, Cause, Lifecycle, Subject};
 use crate::domains::read::parse_stored;
 use crate::domains::save;
 use crate::domains::table::DomainRow;
@@ -262,7 +263,13 @@ impl Node {
                     for overlay in &change.overlays {
                         table::put_image(transaction, domain, &overlay.remembered())?;
                     }
-                    Ok(())
+                    let subject = Subject {
+                        name: &change.domain,
+                        uuid: &change.uuid,
+                        id: None,
+                    };
+                    let event = Lifecycle::DefinedSnapshot;
+                    lifecycle::append(transaction, subject, event, Cause::Command, None)
                 }
                 None => table::remove(transaction, change.snapshot),
             },

@@ -224,6 +224,14 @@ impl Node {
         if row.is_active() {
             check_bus(row, document, &take)?;
         }
+        if document.os.nvram.is_some() && !take.internal.is_empty() {
+            let reason = "internal snapshots of a VM with pflash based firmware are not supported";
+            let hint = format!(
+                "keep its disks outside: cenote snapshot-create-as {} --disk-only",
+                row.name
+            );
+            return Err(DomainError::invalid(&row.name, reason, Some(hint)).into());
+        }
         self.check_internal(row, &take)?;
         Ok(take)
     }
