@@ -7,7 +7,6 @@ mod common;
 #[allow(unreachable_pub, reason = "a module of several suites")]
 mod guests;
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};

@@ -352,7 +352,28 @@ fn many_guests_at_once() {
     for name in &names {
         node.define(name, "", "");
     }
-    each("start");
+    // They compute without a rest, and this test is to get a word in.
+    let begun = Instant::now();
+    for name in &names {
+        let command = node.command();
+        let mut nice = Command::new("nice");
+        nice.args(["-n", "15"])
+            .arg(command.get_program())
+            .args(["start", name]);
+        if let Some(dir) = command.get_current_dir() {
+            nice.current_dir(dir);
+        }
+        for (key, value) in command.get_envs() {
+            if let Some(value) = value {
+                nice.env(key, value);
+            }
+        }
+        run(&mut nice).ok();
+    }
+    println!(
+        "start: {guests} guests in {} ms",
+        begun.elapsed().as_millis()
+    );
     let states = |state: &str| {
         let listed = node.ok("list --all -o json");
         let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
@@ -367,7 +388,8 @@ fn many_guests_at_once() {
     };
     assert_eq!(states("running"), names.len());
     let beats = |name: &str| {
-        let said = node.ok(&format!("logs {name}"));
+        let log = node.0.state().join("log").join(name).join("console.log");
+        let said = std::fs::read_to_string(log).unwrap_or_default();
         said.lines().filter(|line| line.starts_with("HB ")).count()
     };
     for name in &names {
