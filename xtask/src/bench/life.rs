@@ -12,6 +12,7 @@ use std::process::Command;
 
 #[path = "../../../fixtures/guests.rs"]
 #[allow(dead_code, reason = "one guest is enough here")]
+#[allow(unreachable_pub, reason = "a module of several suites")]
 mod guests;
 
 const DOMAINS: usize = 1000;
