@@ -10,7 +10,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Alignment of every buffer: the largest logical block size in use, and a page.
 pub(super) const ALIGNMENT: usize = 4096;
@@ -23,6 +23,8 @@ const HUGE: usize = 2 << 20;
 struct Mapping {
     memory: NonNull<u8>,
     length: usize,
+    /// Bytes before the first buffer, up to a huge page.
+    skip: usize,
 }
 
 // SAFETY: a mapping is used through the buffers cut from it, which do not
@@ -39,7 +41,11 @@ impl Mapping {
         // SAFETY: a new mapping, at a place the kernel chooses.
         let memory = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
         match NonNull::new(memory.cast::<u8>()) {
-            Some(memory) if memory.as_ptr().cast() != libc::MAP_FAILED => Self { memory, length },
+            Some(memory) if memory.as_ptr().cast() != libc::MAP_FAILED => Self {
+                memory,
+                length,
+                skip: 0,
+            },
             _ => std::alloc::handle_alloc_error(
                 std::alloc::Layout::array::<u8>(length)
                     .unwrap_or(std::alloc::Layout::new::<[u8; ALIGNMENT]>()),
@@ -47,19 +53,45 @@ impl Mapping {
         }
     }
 
-    /// A mapping, and the place in it where `length` bytes begin at a huge page.
-    fn huge(length: usize) -> (Self, NonNull<u8>) {
+    /// Memory for `total` bytes of buffers of `length` bytes each.
+    fn for_buffers(total: usize, length: usize) -> Self {
+        if Self::wants_huge(total, length) {
+            Self::huge(total)
+        } else {
+            Self::new(total)
+        }
+    }
+
+    /// Small sets stay small: many volumes may be wiped side by side.
+    fn wants_huge(total: usize, length: usize) -> bool {
+        total >= HUGE || length >= HUGE / 4
+    }
+
+    /// A mapping with `length` bytes that begin at a huge page.
+    fn huge(length: usize) -> Self {
         let length = length.next_multiple_of(HUGE);
         // What is before and after the huge pages is never touched.
-        let mapping = Self::new(length + HUGE);
-        let skip = mapping.memory.as_ptr().align_offset(HUGE);
-        debug_assert!(skip <= HUGE);
-        // SAFETY: `skip` is less than the HUGE bytes mapped beyond `length`.
-        let start = unsafe { mapping.memory.add(skip) };
-        // SAFETY: advice on mapped memory of our own; a kernel without huge
-        // pages refuses it, and small ones serve.
-        unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_HUGEPAGE) };
-        (mapping, start)
+        let mut mapping = Self::new(length + HUGE);
+        mapping.skip = mapping.memory.as_ptr().align_offset(HUGE);
+        debug_assert!(mapping.skip <= HUGE);
+        // SAFETY: advice on mapped memory of our own, as `skip` is at most the HUGE bytes
+        // mapped beyond `length`; a kernel without huge pages refuses it, and small ones serve.
+        unsafe { libc::madvise(mapping.start().as_ptr().cast(), length, libc::MADV_HUGEPAGE) };
+        mapping
+    }
+
+    /// Where the first buffer begins.
+    fn start(&self) -> NonNull<u8> {
+        // SAFETY: `skip` is within the mapping.
+        unsafe { self.memory.add(self.skip) }
+    }
+
+    /// Whether `total` bytes of buffers of `length` bytes each go into it, on the pages they
+    /// would get in a mapping of their own.
+    fn serves(&self, total: usize, length: usize) -> bool {
+        // One without huge pages is shorter than any with them.
+        let huge = self.length > HUGE;
+        self.length - self.skip >= total && (huge || !Self::wants_huge(total, length))
     }
 }
 
@@ -70,7 +102,7 @@ impl Drop for Mapping {
     }
 }
 
-/// Zeroed memory at a page boundary.
+/// Memory at a page boundary: zeroed, or left over from an earlier use in the same wipe.
 pub(super) struct Buffer {
     memory: NonNull<u8>,
     length: usize,
@@ -90,19 +122,18 @@ impl Buffer {
     pub(super) fn set(count: u16, length: usize) -> Vec<Self> {
         debug_assert!(count > 0 && length > 0 && length <= 1 << 30);
         let stride = length.next_multiple_of(ALIGNMENT);
-        let total = stride * usize::from(count);
-        // Small sets stay small: many volumes may be wiped side by side.
-        let (mapping, start) = if total >= HUGE || length >= HUGE / 4 {
-            Mapping::huge(total)
-        } else {
-            let mapping = Mapping::new(total);
-            let start = mapping.memory;
-            (mapping, start)
-        };
-        let mapping = Arc::new(mapping);
+        let mapping = Mapping::for_buffers(stride * usize::from(count), length);
+        Self::cut(&Arc::new(mapping), count, length)
+    }
+
+    /// The first `count` pieces of a mapping of which nothing else is in use.
+    fn cut(mapping: &Arc<Mapping>, count: u16, length: usize) -> Vec<Self> {
+        let stride = length.next_multiple_of(ALIGNMENT);
+        let start = mapping.start();
+        assert!(stride * usize::from(count) <= mapping.length - mapping.skip);
         (0..count)
             .map(|index| Self {
-                // SAFETY: `count` pieces of `stride` bytes are within the mapping,
+                // SAFETY: `count` pieces of `stride` bytes are within the mapping (asserted),
                 // and no two of them overlap.
                 memory: unsafe { start.add(usize::from(index) * stride) },
                 length,
@@ -134,6 +165,40 @@ impl DerefMut for Buffer {
     }
 }
 
+/// The memory that passes and their verification take in turn.
+///
+/// On a virtual machine the first touch of a page can be the host's business: a pass that begins
+/// with fresh memory has that to wait for, every time. So a wipe keeps what it has once touched.
+#[derive(Default)]
+pub(super) struct Memory(Mutex<Option<Arc<Mapping>>>);
+
+impl Memory {
+    /// Memory for `count` buffers of `length` bytes, touched here and now.
+    pub(super) fn touched(count: u16, length: usize) -> Self {
+        let memory = Self::default();
+        for mut buffer in memory.take(count, length) {
+            buffer.fill(0);
+        }
+        memory
+    }
+
+    /// `count` buffers of `length` bytes each, numbered from 0. What is in them is left over.
+    pub(super) fn take(&self, count: u16, length: usize) -> Vec<Buffer> {
+        let total = length.next_multiple_of(ALIGNMENT) * usize::from(count);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another owner is a buffer still in use, by a pass or, after an error, by the kernel.
+        if let Some(mapping) = &mut *kept
+            && Arc::get_mut(mapping).is_some_and(|mapping| mapping.serves(total, length))
+        {
+            return Buffer::cut(mapping, count, length);
+        }
+        let mapping = Arc::new(Mapping::for_buffers(total, length));
+        let buffers = Buffer::cut(&mapping, count, length);
+        *kept = Some(mapping);
+        buffers
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,5 +225,29 @@ mod tests {
                 assert!(buffer.iter().all(|byte| *byte == buffer.index as u8 + 1));
             }
         }
+    }
+
+    #[test]
+    fn memory_is_taken_again_when_it_is_free_and_never_twice_at_once() {
+        let memory = Memory::touched(5, 2 << 20);
+        let place = |set: &[Buffer]| set[0].as_ptr().addr();
+        let first = memory.take(5, 2 << 20);
+        let at = place(&first);
+        drop(first);
+        let mut smaller = memory.take(3, 64 << 10);
+        assert_eq!(
+            place(&smaller),
+            at,
+            "the same memory serves smaller buffers"
+        );
+        smaller[0].fill(7);
+        let mut other = memory.take(3, 64 << 10);
+        assert_ne!(place(&other), at, "it is in use");
+        other[0].fill(9);
+        assert!(smaller[0].iter().all(|byte| *byte == 7));
+        drop((smaller, other));
+        let larger = memory.take(6, 2 << 20);
+        assert_eq!(larger.len(), 6);
+        assert_eq!(larger[5].as_ptr().align_offset(HUGE), 0);
     }
 }

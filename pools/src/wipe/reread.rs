@@ -151,6 +151,7 @@ fn reread_file(file: &FileReport, observer: &dyn Observer) -> Result<Reread> {
         content,
         tuning: &tuning,
         limiter: &limiter,
+        memory: &tuning.memory(),
     };
     let _ = observer.event(&WipeEvent::Begin {
         path: &file.path,

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::algorithm::{Algorithm, Pass};
+use super::buffer::Memory;
 use super::error::{Error, Result};
 use super::extents::{Extent, Span, spans};
 use super::finish;
@@ -38,6 +39,8 @@ pub(super) struct Session<'a> {
     pub(super) progress: Progress,
     /// One for each file that is not finished.
     pub(super) held: Vec<Held>,
+    /// What all passes over all files use.
+    pub(super) memory: Memory,
 }
 
 impl Session<'_> {
@@ -194,6 +197,7 @@ impl Session<'_> {
             journal,
             observer,
             record,
+            memory,
             ..
         } = self;
         let target = &held[index].target;
@@ -203,6 +207,7 @@ impl Session<'_> {
             content,
             tuning,
             limiter,
+            memory,
         };
         let mut books = Books {
             target,

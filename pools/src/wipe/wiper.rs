@@ -252,6 +252,7 @@ impl<'a> Wiper<'a> {
             record,
             progress,
             held,
+            memory: tuning.memory(),
         };
         let report = session.run()?;
         let certificate = self

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use cenote_image::storage::Storage;
 
 use super::algorithm::Pass;
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Memory};
 use super::error::{Error, Result};
 use super::extents::Span;
 use super::keystream::PassKey;
@@ -51,6 +51,11 @@ impl Tuning {
     /// that are filled or compared meanwhile.
     fn buffers(&self) -> u16 {
         u16::try_from(self.depth.saturating_add(2).clamp(3, 64)).unwrap_or(64)
+    }
+
+    /// The memory for a wipe, touched: see [`Memory`].
+    pub(super) fn memory(&self) -> Memory {
+        Memory::touched(self.buffers(), self.chunk)
     }
 
     /// Shared among `volumes` wiped side by side, so that memory stays bounded.
@@ -127,6 +132,7 @@ pub(super) struct PassRun<'a> {
     pub(super) content: Content,
     pub(super) tuning: &'a Tuning,
     pub(super) limiter: &'a Limiter,
+    pub(super) memory: &'a Memory,
 }
 
 /// What a pass writes, ready to be made.
@@ -199,8 +205,8 @@ fn chunks(
 struct Constant(Vec<Arc<Buffer>>);
 
 impl Constant {
-    fn new(pattern: &[u8], length: usize) -> Self {
-        let set = Buffer::set(pattern.len() as u16, length);
+    fn new(pattern: &[u8], set: Vec<Buffer>) -> Self {
+        debug_assert_eq!(pattern.len(), set.len());
         let phases = set.into_iter().map(|mut buffer| {
             let mut bytes = pattern.iter().cycle().skip(buffer.index.into());
             if let [byte] = pattern {

@@ -156,6 +156,7 @@ fn recorded_writes_equal_the_pass_table() {
                 content,
                 tuning: &tuning,
                 limiter: &limiter,
+                memory: &Memory::default(),
             };
             let mut notes = Notes::default();
             assert_eq!(write(&run, 0, &mut notes).unwrap(), Flow::Continue);
@@ -234,6 +235,7 @@ fn bad_sectors_cost_their_blocks_alone() {
                 content,
                 tuning: &tuning,
                 limiter: &limiter,
+                memory: &Memory::default(),
             };
             let mut notes = Notes::default();
             assert_eq!(write(&run, 0, &mut notes).unwrap(), Flow::Continue);
@@ -273,6 +275,7 @@ fn unreadable_sectors_are_named_and_the_rest_is_compared() {
         content,
         tuning: &tuning,
         limiter: &limiter,
+        memory: &Memory::default(),
     };
     let mut notes = Notes::default();
     write(&run, 0, &mut notes).unwrap();
@@ -311,6 +314,7 @@ fn what_concerns_the_whole_file_ends_the_pass() {
             content,
             tuning: &tuning,
             limiter: &limiter,
+            memory: &Memory::default(),
         };
         let mut notes = Notes::default();
         assert_eq!(write(&run, 0, &mut notes).unwrap(), Flow::Stop);
@@ -334,6 +338,7 @@ fn a_stopped_pass_goes_on_from_what_was_durable() {
         content,
         tuning: &tuning,
         limiter: &limiter,
+        memory: &Memory::default(),
     };
     let mut notes = Notes {
         stop_at: Some(32 << 10),
@@ -373,6 +378,7 @@ fn a_sample_reads_a_part_with_both_ends() {
         content,
         tuning: &tuning,
         limiter: &limiter,
+        memory: &Memory::default(),
     };
     let mut notes = Notes::default();
     let (_, read) = verify(&run, 0, Portion::Sample(10), &mut notes).unwrap();

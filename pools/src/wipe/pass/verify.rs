@@ -67,6 +67,7 @@ pub(in super::super) fn verify(
         storage,
         spans,
         tuning,
+        memory,
         ..
     } = *run;
     // A sample of small pieces says more than one of large ones, and takes more of them at a time.
@@ -85,11 +86,14 @@ pub(in super::super) fn verify(
     let expected = match &run.content {
         Content::Pattern(pattern) => {
             debug_assert!(PIECE.is_multiple_of(pattern.len()));
-            Expected::Constant(Constant::new(pattern, PIECE))
+            Expected::Constant(Constant::new(
+                pattern,
+                Buffer::set(pattern.len() as u16, PIECE),
+            ))
         }
         Content::Random(key) => Expected::Random(Box::new(key.stream())),
     };
-    let buffers = Buffer::set(tuning.buffers(), size);
+    let buffers = memory.take(tuning.buffers(), size);
     let queue = queue::open(storage, tuning.depth, &buffers.iter().collect::<Vec<_>>());
     let (to_check, work) = channel::<(Buffer, Chunk)>();
     let (give, checked) = channel();

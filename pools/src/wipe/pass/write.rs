@@ -116,13 +116,14 @@ pub(in super::super) fn write(
         storage,
         spans,
         tuning,
+        memory,
         ..
     } = *run;
     let alignment = storage.alignment();
     let all = chunks(spans, start, tuning.chunk, alignment);
     match &run.content {
         Content::Pattern(pattern) => {
-            let constant = Constant::new(pattern, tuning.chunk);
+            let constant = Constant::new(pattern, memory.take(pattern.len() as u16, tuning.chunk));
             let buffers: Vec<&Buffer> = constant.0.iter().map(AsRef::as_ref).collect();
             let queue = queue::open(storage, tuning.depth, &buffers);
             Writer::new(run, queue, start).run(Supply::Constant(constant, Box::new(all)), hooks)
@@ -130,7 +131,7 @@ pub(in super::super) fn write(
         Content::Random(key) => {
             let (free, to_fill) = channel();
             let (filled, ready) = channel();
-            let buffers = Buffer::set(tuning.buffers(), tuning.chunk);
+            let buffers = memory.take(tuning.buffers(), tuning.chunk);
             let queue = queue::open(storage, tuning.depth, &buffers.iter().collect::<Vec<_>>());
             for buffer in buffers {
                 let _ = free.send(buffer);
