@@ -13,17 +13,21 @@
 //! above RAM    PCI windows for 64-bit BARs
 //! ```
 
+mod mapping;
+
 use serde::{Deserialize, Serialize};
 use std::{io, ops::Range};
 use vm_memory::{
-    Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _,
-    GuestRegionMmap, MemoryRegionAddress, bitmap::AtomicBitmap, mmap::FromRangesError,
+    Bytes as _, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _, GuestRegionMmap,
+    MemoryRegionAddress,
 };
+
+pub use mapping::WrittenPages;
 
 /// Guest memory with a bitmap of the pages that the monitor's devices wrote. Accesses through
 /// `vm-memory` mark pages by themselves; whoever lets the kernel write there (`readv`, io_uring)
 /// marks them by hand.
-pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
+pub type GuestMemory = GuestMemoryMmap<WrittenPages>;
 
 /// Start and end of the legacy video window.
 pub const VIDEO_WINDOW: Range<u64> = 0xa_0000..0xc_0000;
@@ -66,7 +70,7 @@ pub enum MemoryError {
         /// Bytes asked for.
         size: u64,
         /// What the kernel said.
-        source: FromRangesError,
+        source: io::Error,
     },
 }
 
@@ -132,20 +136,12 @@ impl MemoryLayout {
     /// # Errors
     /// [`MemoryError::Map`].
     pub fn map(&self) -> Result<GuestMemory, MemoryError> {
-        let ranges: Vec<_> = self
-            .ram()
-            .iter()
-            .map(|range| {
-                (
-                    GuestAddress(range.start),
-                    (range.end - range.start) as usize,
-                )
-            })
-            .collect();
-        GuestMemory::from_ranges(&ranges).map_err(|source| MemoryError::Map {
+        let map = |source| MemoryError::Map {
             size: self.size,
             source,
-        })
+        };
+        let regions = mapping::map(&self.ram()).map_err(map)?;
+        GuestMemory::from_regions(regions).map_err(|error| map(io::Error::other(error)))
     }
 }
 
@@ -166,17 +162,14 @@ pub fn clear(memory: &GuestMemory) -> io::Result<()> {
                     .map_err(io::Error::other)?;
             }
         }
-        region
-            .get_mmap()
-            .bitmap()
-            .set_addr_range(0, region.len() as usize);
+        region.get_mmap().bitmap().mark(0, region.len() as usize);
     }
     Ok(())
 }
 
 /// Gives an anonymous region's pages back to the host; they read as zero from then on.
 #[allow(unsafe_code)] // The kernel is given the address of the mapping.
-fn discard(region: &GuestRegionMmap<AtomicBitmap>) -> io::Result<()> {
+fn discard(region: &GuestRegionMmap<WrittenPages>) -> io::Result<()> {
     let length = region.len() as usize;
     // SAFETY: the range is exactly this private anonymous mapping, whose content is the guest's
     // and may change at any time.
@@ -193,6 +186,7 @@ fn discard(region: &GuestRegionMmap<AtomicBitmap>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vm_memory::GuestAddress;
 
     #[test]
     fn small_memory_lies_below_the_hole() {

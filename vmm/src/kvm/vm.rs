@@ -246,7 +246,7 @@ impl Vm {
                     .fd
                     .get_dirty_log(slot, length)
                     .to("tell which pages were written")?;
-                let own = region.get_mmap().bitmap().get_and_reset();
+                let own = region.get_mmap().bitmap().take();
                 for (word, own) in pages.iter_mut().zip(own) {
                     *word |= own;
                 }

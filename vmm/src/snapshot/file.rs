@@ -4,7 +4,7 @@ use super::{
     MachineState, STATE_VERSION,
     header::{Header, PAGE, Part, Region},
 };
-use crate::memory::{GuestMemory, MemoryLayout};
+use crate::memory::{GuestMemory, MemoryLayout, WrittenPages};
 use std::{
     fs::File,
     io,
@@ -15,7 +15,6 @@ use std::{
 use vm_memory::{
     Address as _, Bytes as _, FileOffset, GuestAddress, GuestMemoryBackend as _,
     GuestMemoryRegion as _, GuestRegionMmap, MemoryRegionAddress,
-    bitmap::AtomicBitmap,
     mmap::{MmapRegionBuilder, NewBitmap as _},
 };
 
@@ -142,7 +141,7 @@ pub fn write(file: &File, state: &MachineState, memory: &GuestMemory) -> Result<
 /// Writes the pages of a region that are not zero, and adds the region's checksums.
 fn write_region(
     file: &File,
-    region: &GuestRegionMmap<AtomicBitmap>,
+    region: &GuestRegionMmap<WrittenPages>,
     placed: &Region,
     checksums: &mut Vec<u8>,
 ) -> Result<(), SnapshotError> {
@@ -248,7 +247,7 @@ impl SnapshotFile {
         for region in &self.header.regions {
             let length = region.length as usize;
             let mapping =
-                MmapRegionBuilder::new_with_bitmap(length, AtomicBitmap::with_len(length))
+                MmapRegionBuilder::new_with_bitmap(length, WrittenPages::with_len(length))
                     .with_file_offset(FileOffset::from_arc(Arc::clone(&self.file), region.offset))
                     .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
                     .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE)
