@@ -17,6 +17,7 @@ import time
 KERNEL = "/lab/guest/vmlinux-cloud"
 INITRD = "/lab/guest/initramfs.cpio.gz"
 TOOLS = "/lab/guest/initramfs-tools.cpio.gz"
+INIT = b"bench: init"
 READY = b"guest: ready"
 DONE = b"bench: done"
 PATIENCE = 300
@@ -24,7 +25,9 @@ FOLDER = "/tmp/bench-vmm"
 
 
 def command_line(guest):
-    return f'console=ttyS0 quiet panic=-1 GUEST="{guest}"'
+    # The first process says that it is there, then it does what the small guests' does.
+    first = f'rdinit=/bin/busybox -- sh -c "echo {INIT.decode()}; exec /init"'
+    return f'console=ttyS0 quiet panic=-1 GUEST="{guest}" {first}'
 
 
 def cenote(guest, memory, restore=None, initrd=INITRD, devices=""):
@@ -162,7 +165,8 @@ def tell(case, program, value, rss=0):
 def start(name, words):
     """Start to the guest's first process; then the monitor's own memory at rest."""
     running = Running(words("sleep 1000", 256))
-    seconds = running.until(READY)
+    seconds = running.until(INIT)
+    running.until(READY)
     time.sleep(0.5)
     rss = running.own_memory(256)
     running.end()
