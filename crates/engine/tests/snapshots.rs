@@ -280,6 +280,25 @@ fn external_snapshots_are_gone_back_to_and_deleted() {
     assert_eq!(files(), ["a.qcow2"], "all is merged");
 }
 
+/// An image that holds a snapshot and nothing else is the domain's own all the same.
+#[test]
+fn a_teardown_takes_what_only_a_snapshot_needs() {
+    let bench = Bench::new();
+    bench.take("in", false).unwrap();
+    bench.take("out", true).unwrap();
+    bench.revert("in").unwrap();
+    let options = SnapshotDelete::default();
+    let deleted = bench.node.domain_snapshot_delete("g", "out", options);
+    deleted.unwrap();
+    let inventory = bench
+        .node
+        .domain_inventory("g", &TeardownOptions::default())
+        .unwrap();
+    let mut names: Vec<_> = inventory.volumes.iter().map(|id| &id.name).collect();
+    names.sort();
+    assert_eq!(names, ["a.in-1", "a.qcow2", "b.in-1", "b.qcow2"]);
+}
+
 /// What cannot be kept is named before anything is done.
 #[test]
 fn impossible_snapshots_are_refused() {

@@ -40,7 +40,8 @@ impl Node {
     /// There is no such domain, or the database or a pool cannot be read.
     pub fn domain_inventory(&self, key: &str, options: &TeardownOptions) -> Result<Inventory> {
         let row = self.domain_row(key)?;
-        let documents = self.both_documents(&row)?;
+        let mut documents = self.both_documents(&row)?;
+        documents.extend(self.documents_of_snapshots(&row)?);
         let mut taking = Taking {
             node: self,
             others: self.images_of_others(&row)?,

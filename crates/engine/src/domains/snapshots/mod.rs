@@ -185,6 +185,12 @@ pub(crate) struct SnapshotImage {
 }
 
 impl Node {
+    /// A domain as it was at each of its snapshots.
+    pub(crate) fn documents_of_snapshots(&self, row: &DomainRow) -> Result<Vec<Domain>> {
+        let rows = table::all(self.state(), row.id)?;
+        rows.iter().map(domain_of).collect()
+    }
+
     /// The images on top of a domain's disks that a guest can write to, by target.
     fn images_to_keep(&self, document: &Domain) -> Result<BTreeMap<String, SnapshotImage>> {
         let mut images = BTreeMap::new();
