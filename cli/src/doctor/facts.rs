@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use cenote_engine::{FirmwareComponent, locate_firmware};
 use rustix::fs::{OFlags, ioctl_ficlone, statfs, statvfs};
 
 use super::host::{Host, KvmDevice, kernel};
@@ -30,8 +31,8 @@ pub struct Facts {
     pub interrupted: Vec<String>,
     /// Lock files that no living operation holds.
     pub stale_locks: Vec<PathBuf>,
-    /// Firmware: what it is for, the package, the files any of which serves.
-    pub firmware: Vec<FirmwareFacts>,
+    /// Firmware and option ROMs, found where domains look for them or not.
+    pub firmware: Vec<FirmwareComponent>,
     /// Programs for LVM pools that are missing.
     pub missing_lvm: Vec<&'static str>,
 }
@@ -77,36 +78,10 @@ pub struct FileSystem {
     pub total: u64,
 }
 
-/// One kind of firmware.
-#[derive(Clone, Debug)]
-pub struct FirmwareFacts {
-    /// What it is for.
-    pub purpose: &'static str,
-    /// The Debian package.
-    pub package: &'static str,
-    /// The file that was found.
-    pub found: Option<PathBuf>,
-}
-
-/// The firmware files of Debian's packages.
-const FIRMWARE: [(&str, &str, &[&str]); 3] = [
-    ("BIOS", "seabios", &["/usr/share/seabios/bios-256k.bin"]),
-    (
-        "network boot",
-        "ipxe-qemu",
-        &[
-            "/usr/lib/ipxe/qemu/pxe-virtio.rom",
-            "/usr/share/qemu/pxe-virtio.rom",
-        ],
-    ),
-    (
-        "UEFI",
-        "ovmf",
-        &[
-            "/usr/share/OVMF/OVMF_CODE_4M.fd",
-            "/usr/share/OVMF/OVMF_CODE.fd",
-        ],
-    ),
+/// The firmware of UEFI machines, under either of its names.
+const UEFI: [&str; 2] = [
+    "/usr/share/OVMF/OVMF_CODE_4M.fd",
+    "/usr/share/OVMF/OVMF_CODE.fd",
 ];
 
 /// The programs that LVM pools need.
@@ -126,20 +101,21 @@ impl Facts {
             pools: Vec::new(),
             interrupted: Vec::new(),
             stale_locks: Vec::new(),
-            firmware: FIRMWARE.iter().map(look_for_firmware).collect(),
+            firmware: firmware(),
             missing_lvm: LVM.into_iter().filter(|name| !on_path(name)).collect(),
         }
     }
 }
 
-fn look_for_firmware(entry: &(&'static str, &'static str, &[&str])) -> FirmwareFacts {
-    let (purpose, package, files) = *entry;
-    let found = files.iter().map(PathBuf::from).find(|path| path.is_file());
-    FirmwareFacts {
-        purpose,
-        package,
-        found,
-    }
+fn firmware() -> Vec<FirmwareComponent> {
+    let mut components = locate_firmware().components().to_vec();
+    components.push(FirmwareComponent {
+        purpose: "UEFI",
+        file: "OVMF_CODE_4M.fd",
+        package: "ovmf",
+        found: UEFI.iter().map(PathBuf::from).find(|path| path.is_file()),
+    });
+    components
 }
 
 fn on_path(program: &str) -> bool {

@@ -35,8 +35,9 @@ fn good() -> Facts {
         }],
         interrupted: Vec::new(),
         stale_locks: Vec::new(),
-        firmware: vec![FirmwareFacts {
+        firmware: vec![FirmwareComponent {
             purpose: "BIOS",
+            file: "bios-256k.bin",
             package: "seabios",
             found: Some(PathBuf::from("/bios")),
         }],
@@ -272,7 +273,7 @@ const CASES: [Case; 23] = [
     case(
         "no firmware",
         |f| f.firmware[0].found = None,
-        "firmware seabios",
+        "firmware bios-256k.bin",
         Warn,
         true,
         "apt-get install seabios",

@@ -1,6 +1,8 @@
 //! Judging what was found. Pure functions of [`Facts`].
 
-use super::facts::{Facts, FileSystem, FirmwareFacts, PoolFacts};
+use cenote_engine::FirmwareComponent;
+
+use super::facts::{Facts, FileSystem, PoolFacts};
 use super::host::KvmDevice;
 use crate::out::human;
 use crate::view::{DoctorReport, ProbeResult, ProbeStatus};
@@ -277,8 +279,8 @@ fn wipe(name: &str, filesystem: &FileSystem) -> ProbeResult {
     }
 }
 
-fn firmware(facts: &FirmwareFacts) -> ProbeResult {
-    let name = format!("firmware {}", facts.package);
+fn firmware(facts: &FirmwareComponent) -> ProbeResult {
+    let name = format!("firmware {}", facts.file);
     match &facts.found {
         Some(path) => ok(
             &name,

@@ -94,5 +94,6 @@ pub use cenote_pools::{
     BackingInfo, BuildMode, ErrorKind, FormatOrigin, NoProgress, Permissions, Progress, Transfer,
     Usage, VolumeId, VolumeInfo, VolumeKind,
 };
+pub use cenote_vmm::firmware::{Component as FirmwareComponent, locate as locate_firmware};
 pub use cenote_vmm::machine::DiskStatus;
 pub use cenote_vmm::virtio::block::BlockCounts;

@@ -55,18 +55,35 @@ fn locate_below(root: &Path) -> Found {
     }
 }
 
-/// What to install so that `found` is complete: file and Debian's package.
-#[must_use]
-pub fn missing(found: &Found) -> Vec<(&'static str, &'static str)> {
-    [
-        (found.firmware.is_none(), FIRMWARE_FILE, "seabios"),
-        (found.display.is_none(), DISPLAY_FILE, "seabios"),
-        (found.network.is_none(), NETWORK_FILE, "ipxe-qemu"),
-    ]
-    .into_iter()
-    .filter(|(gone, ..)| *gone)
-    .map(|(_, file, package)| (file, package))
-    .collect()
+/// One file that firmware boots need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    /// What it is for, such as `network boot`.
+    pub purpose: &'static str,
+    /// Its name.
+    pub file: &'static str,
+    /// Debian's package of it.
+    pub package: &'static str,
+    /// Where it was found.
+    pub found: Option<PathBuf>,
+}
+
+impl Found {
+    /// Every file, found or not, with the package that brings it.
+    #[must_use]
+    pub fn components(self) -> [Component; 3] {
+        let component = |purpose, file, package, found| Component {
+            purpose,
+            file,
+            package,
+            found,
+        };
+        [
+            component("BIOS", FIRMWARE_FILE, "seabios", self.firmware),
+            component("display", DISPLAY_FILE, "seabios", self.display),
+            component("network boot", NETWORK_FILE, "ipxe-qemu", self.network),
+        ]
+    }
 }
 
 #[cfg(test)]
@@ -78,17 +95,21 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let nothing = locate_below(root.path());
         assert_eq!(nothing, Found::default());
-        assert_eq!(missing(&nothing).len(), 3);
         for folder in ["usr/share/qemu", "usr/share/seabios"] {
             let folder = root.path().join(folder);
             std::fs::create_dir_all(&folder).unwrap();
             std::fs::write(folder.join(FIRMWARE_FILE), b"").unwrap();
         }
-        let found = locate_below(root.path());
-        let firmware = found.firmware.clone().unwrap();
+        let components = locate_below(root.path()).components();
+        let firmware = components[0].found.as_ref().unwrap();
         assert!(firmware.ends_with("usr/share/seabios/bios-256k.bin"));
+        let missing: Vec<_> = components
+            .iter()
+            .filter(|component| component.found.is_none())
+            .map(|component| (component.file, component.package))
+            .collect();
         assert_eq!(
-            missing(&found),
+            missing,
             [
                 ("vgabios-bochs-display.bin", "seabios"),
                 ("pxe-virtio.rom", "ipxe-qemu")

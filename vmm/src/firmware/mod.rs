@@ -9,7 +9,7 @@ mod loader;
 mod locate;
 mod smbios;
 
-pub use locate::{FIRMWARE_FILE, Found, OPTION_ROM_FOLDERS, locate, missing};
+pub use locate::{Component, FIRMWARE_FILE, Found, OPTION_ROM_FOLDERS, locate};
 pub use smbios::{Product, ProductError};
 
 use crate::{
