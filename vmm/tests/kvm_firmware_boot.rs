@@ -105,24 +105,7 @@ fn devices_are_tried_in_their_order() {
 #[ignore = "needs /dev/kvm and SeaBIOS"]
 fn a_blank_disk_falls_through_to_the_disc_until_it_is_written() {
     let sector = code::disk(&printing(b"installed ", POWER_OFF), 1);
-    // Writes what lies behind it, as sector 0 of the first disk, and resets.
-    let mut installer = vec![
-        0xb8, 0x01, 0x03, // mov ax, 0x301
-        0xb9, 0x01, 0x00, // mov cx, 1
-        0xba, 0x80, 0x00, // mov dx, 0x80
-        0x0e, 0x07, // push cs; pop es
-        0xe8, 0x00, 0x00, // call next
-        0x5b, // next: pop bx
-        0x81, 0xc3, // add bx, distance to the sector
-    ];
-    let rest = [
-        0xcd, 0x13, // int 0x13
-        0xb0, 0xfe, 0xe6, 0x64, // mov al, 0xfe; out 0x64, al
-        0xf4, // hlt
-    ];
-    installer.extend((5 + rest.len() as u16).to_le_bytes());
-    installer.extend(rest);
-    installer.extend(&sector);
+    let installer = code::installer(&sector);
     let disc = code::disc(&printing(b"installer ", &installer));
     let output = boots(|guest| {
         json!({

@@ -72,6 +72,28 @@ pub(crate) fn counting(times: u8, again: &[u8], then: &[u8]) -> Vec<u8> {
     code
 }
 
+/// Code that writes `sector` as the first of the first disk, and resets the machine.
+pub(crate) fn installer(sector: &[u8]) -> Vec<u8> {
+    let mut code = vec![
+        0xb8, 0x01, 0x03, // mov ax, 0x301
+        0xb9, 0x01, 0x00, // mov cx, 1
+        0xba, 0x80, 0x00, // mov dx, 0x80
+        0x0e, 0x07, // push cs; pop es
+        0xe8, 0x00, 0x00, // call next
+        0x5b, // next: pop bx
+        0x81, 0xc3, // add bx, distance to the sector
+    ];
+    let rest = [
+        0xcd, 0x13, // int 0x13
+        0xb0, 0xfe, 0xe6, 0x64, // mov al, 0xfe; out 0x64, al
+        0xf4, // hlt
+    ];
+    code.extend((5 + rest.len() as u16).to_le_bytes());
+    code.extend(rest);
+    code.extend(sector);
+    code
+}
+
 /// A disk of `sectors` sectors whose first starts `code`.
 pub(crate) fn disk(code: &[u8], sectors: usize) -> Vec<u8> {
     assert!(

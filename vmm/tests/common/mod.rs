@@ -3,6 +3,8 @@
 #![allow(dead_code)] // Each suite uses a part of this.
 
 pub(crate) mod code;
+pub(crate) mod network;
+pub(crate) mod pc;
 
 use cenote_vmm::{
     machine::Client,

@@ -30,6 +30,12 @@ impl Base {
         self.folder.join("vmlinux")
     }
 
+    /// Its folder's name, which tells it from bases of other recipes.
+    pub(crate) fn name(&self) -> String {
+        let name = self.folder.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// Every path on its disk, one per line.
     pub(crate) fn paths(&self) -> Outcome<String> {
         let file = self.folder.join("rootfs.list");
@@ -79,7 +85,7 @@ fn build(folder: &Path, base: &Path) -> Outcome<()> {
     ];
     words.extend(sources.files.iter().map(|file| file.display().to_string()));
     run(&mut as_root("sh", words)?)?;
-    remove_old(folder)?;
+    remove_old(folder, "base-")?;
     run(&mut as_root("mv", [partial.as_os_str(), base.as_os_str()])?)?;
     run(&mut as_root("touch", [base.join("complete")])?)?;
     if !base.join("complete").exists() {
@@ -89,8 +95,8 @@ fn build(folder: &Path, base: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Removes what earlier recipes made.
-fn remove_old(folder: &Path) -> Outcome<()> {
+/// Removes what earlier recipes made: the folders whose names begin with `prefix`.
+pub(crate) fn remove_old(folder: &Path, prefix: &str) -> Outcome<()> {
     for entry in fs::read_dir(folder).context(folder.display())? {
         let path = entry.context(folder.display())?.path();
         let name = path
@@ -98,18 +104,21 @@ fn remove_old(folder: &Path) -> Outcome<()> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        if name.starts_with("base-") && path.is_dir() {
+        if name.starts_with(prefix) && path.is_dir() {
             run(&mut as_root("rm", ["-rf".as_ref(), path.as_os_str()])?)?;
         }
     }
     Ok(())
 }
 
-/// FNV-1a over the recipe.
+/// Tells recipes apart.
 fn key() -> u64 {
-    let bytes = RECIPE
-        .iter()
-        .flat_map(|(name, text)| name.bytes().chain(text.bytes()));
+    let parts = RECIPE.iter();
+    hash(parts.flat_map(|(name, text)| name.bytes().chain(text.bytes())))
+}
+
+/// FNV-1a.
+pub(crate) fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

@@ -7,6 +7,7 @@
 
 mod base;
 mod machine;
+mod media;
 mod payload;
 
 pub(crate) use payload::Programs;
@@ -31,6 +32,7 @@ in target/lab/last/out afterwards, the host's console in target/lab/last/console
   --tests PACKAGE         put the test programs of PACKAGE on the path, by target name
   --example PACKAGE:NAME  put an example of PACKAGE on the path
   --with PATH             copy a file or folder to /lab/payload/with/ (may be repeated)
+  --media                 put boot media of Debian's boot loaders into /lab/payload/with/media
   --user                  run COMMAND as the user `lab` instead of root
   --cpus N                virtual CPUs of the emulated host (1)
   --memory MIB            its memory (4096)
@@ -50,6 +52,8 @@ pub(crate) struct Run {
     pub(crate) programs: Programs,
     /// Whether the emulated host is built even where it is cached.
     pub(crate) rebuild: bool,
+    /// Whether boot media come along.
+    pub(crate) media: bool,
     /// Whether the command runs as user 1000 instead of root.
     pub(crate) as_user: bool,
     /// Virtual CPUs of the emulated host. One is the default: with two, QEMU's emulation of
@@ -67,6 +71,7 @@ impl Default for Run {
             command: Vec::new(),
             programs: Programs::default(),
             rebuild: false,
+            media: false,
             as_user: false,
             cpus: 1,
             memory: 4096,
@@ -89,6 +94,7 @@ pub(crate) fn command(arguments: &[String]) -> Outcome<ExitCode> {
             "--release" => wanted.programs.release = true,
             "--tests" => wanted.programs.tests.push(value()?),
             "--example" => wanted.programs.examples.push(value()?),
+            "--media" => wanted.media = true,
             "--with" => wanted.programs.extra.push(PathBuf::from(value()?)),
             "--user" => wanted.as_user = true,
             "--cpus" => wanted.cpus = number(word, &value()?)?,
@@ -134,7 +140,12 @@ impl Run {
             return Ok(0);
         }
         let directory = run_directory()?;
-        let disks = machine::Disks::prepare(&directory, &base, &self.payload(&base)?)?;
+        let mut payload = self.payload(&base)?;
+        if self.media {
+            let media = media::ready(&folder, &base)?;
+            payload.files.push((media, PathBuf::from("with/media")));
+        }
+        let disks = machine::Disks::prepare(&directory, &base, &payload)?;
         let outcome = machine::run(&directory, &base, &disks, self);
         let results = disks.results(&directory.join("out"));
         disks.remove();

@@ -63,6 +63,7 @@ pub(super) fn run(steps: &mut Steps) -> Outcome<()> {
                 tests: packages,
                 ..lab::Programs::default()
             },
+            media: true,
             // One guest of the monitor has 5 GiB.
             memory: 6144,
             timeout: LAB_TIME,
