@@ -25,7 +25,7 @@ Usage: cargo xtask COMMAND
   setup [--check] [GROUP…]   install what the machine lacks (groups: test lab bench fuzz)
   lab [OPTION…] -- COMMAND…  run a command on an emulated host with a real /dev/kvm
   test                       everything that CI checks, in order, with times
-  bench image|vmm|wipe       benchmarks beside the program a user would take instead
+  bench NAME                 benchmarks beside the program a user would take instead
 
 Each command takes --help.";
 

@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: Cenote beside the program a user would take instead, in one run, on
 //! the same files. What is reported are ratios; the times themselves belong to the machine.
 
+mod firmware;
+mod guests;
 mod image;
 mod life;
 mod measure;
@@ -17,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-Usage: cargo xtask bench image|life|vmm|wipe [--rounds N] [--only TEXT] [--folder FOLDER]
+Usage: cargo xtask bench NAME [--rounds N] [--only TEXT] [--folder FOLDER]
 
   image            the image engine beside qemu-img: reads, writes, convert, commit, rebase,
                    flatten, check, overlays, long chains, and the memory each takes
@@ -25,6 +27,8 @@ Usage: cargo xtask bench image|life|vmm|wipe [--rounds N] [--only TEXT] [--folde
                    beside virsh with a libvirtd of its own (as root); --only is not for it
   vmm              the monitor beside Debian's QEMU in the lab: start to init, own memory, save
                    and restore, disks, network; release builds
+  firmware         SeaBIOS and IDE drives beside QEMU's pc in the lab: reset to boot sector, reading
+                   a disc and a disk from Linux; release builds
   wipe             overwriting 2 GiB beside plain writes, shred and scrub; --only is not for it
 
   --rounds N       runs of each case, taken in turn; the median counts (3)
@@ -82,6 +86,7 @@ pub(crate) fn command(arguments: &[String]) -> Outcome<ExitCode> {
     match name.as_str() {
         "image" => image::run(&wanted),
         "life" => life::run_all(&wanted),
+        "firmware" => firmware::run(&wanted),
         "vmm" => vmm::run(&wanted),
         "wipe" => wipe::run(&wanted),
         "--help" | "-h" => {

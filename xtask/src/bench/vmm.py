@@ -99,6 +99,10 @@ class Running:
             self.output += piece
         return now - self.begun
 
+    def since_start(self):
+        """Seconds since the start, as `until` gives them."""
+        return time.monotonic() - self.begun
+
     def ask(self, line, files=()):
         """Sends a line to the control socket; gives the line that answers it."""
         if self.socket is None:
@@ -406,4 +410,5 @@ def main():
                     measure(name, PROGRAMS[name])
 
 
-main()
+if __name__ == "__main__":
+    main()
