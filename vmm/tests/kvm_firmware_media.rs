@@ -22,7 +22,12 @@ use common::{
     wait_for,
 };
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    thread,
+};
 
 /// Where the lab has the media.
 const MEDIA: &str = "/lab/payload/with/media";
@@ -247,6 +252,46 @@ fn ipxe_starts_linux() {
     let boot = json!({"ipxe_file": "boot.ipxe"});
     let output = boots_from_the_network("ipxe", boot, "boot.ipxe", &media("tftp"));
     assert_lines(&output, &["loaded by ipxe", "card eth0", "guest: status 0"]);
+}
+
+/// iPXE takes its script, and the boot program that this names, from a service of the network.
+#[test]
+#[ignore = "needs a /dev/kvm that runs 64-bit kernels, and iPXE"]
+fn ipxe_boots_over_http() {
+    let mut guest = guest();
+    guest.description["boot"] = json!({"firmware": {"only_listed": true}});
+    let socket = guest.folder.path().join("http");
+    let service = UnixListener::bind(&socket).unwrap();
+    thread::spawn(move || {
+        for stream in service.incoming().flatten() {
+            serve(stream);
+        }
+    });
+    let settings = json!({
+        "restricted": true,
+        "boot": {"ipxe_file": "http://10.0.2.4/boot.ipxe"},
+        "services": [{"address": "10.0.2.4:80", "unix": socket}],
+    });
+    let _network = Network::start(&mut guest, settings, 0);
+    assert_eq!(ours(&guest, &[]), "over http");
+}
+
+/// Answers one request as HTTP/1.0 does.
+fn serve(mut stream: UnixStream) {
+    let mut request = String::new();
+    let mut lines = BufReader::new(stream.try_clone().unwrap());
+    let _ = lines.read_line(&mut request);
+    let mut line = String::new();
+    while lines.read_line(&mut line).is_ok_and(|length| length > 2) {
+        line.clear();
+    }
+    let body = match request.split(' ').nth(1) {
+        Some("/boot.ipxe") => b"#!ipxe\nchain start.0\n".to_vec(),
+        Some("/start.0") => printing(b"over http", POWER_OFF),
+        _ => Vec::new(),
+    };
+    let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    let _ = stream.write_all(&[head.as_bytes(), &body].concat());
 }
 
 /// A disk of Debian with GRUB, to where it asks for a name.
