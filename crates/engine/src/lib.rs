@@ -42,6 +42,7 @@
 //! written it, overwrite a file that it did not make, or touch a volume that
 //! something else uses or stands on.
 
+mod bootloader;
 mod domains;
 mod error;
 mod events;

@@ -288,7 +288,10 @@ impl LayerDescription {
     }
 
     /// Opens the image.
-    pub(super) fn open(&self, writable: bool) -> Result<Layer, DescriptionError> {
+    ///
+    /// # Errors
+    /// As [`FileSource::open`].
+    pub fn open(&self, writable: bool) -> Result<Layer, DescriptionError> {
         let options = Self::options(writable);
         let open = |file: &FileSource| -> Result<OwnedFd, DescriptionError> {
             Ok(file.open_with("image", &options)?.into())

@@ -84,6 +84,9 @@ impl Monitor {
             remove(&run_dir.join(left)).map_err(failed("cannot clear the run directory"))?;
         }
         clear_sockets(&setting.machine.description.ports, run_dir)?;
+        if let Some(loaded) = &setting.machine.loaded {
+            loaded.write(run_dir)?;
+        }
         let (networks, description) = Networks::start(setting)?;
         let text = serde_json::to_string_pretty(&description)
             .map_err(|error| format!("cannot write the machine description: {error}"))?;
@@ -126,6 +129,10 @@ impl Monitor {
         let answered = monitor
             .call("status")
             .and_then(|_| listen(run_dir, ended.clone(), noticed));
+        if let Some(loaded) = &setting.machine.loaded {
+            // The monitor has read them; the run directory lies in memory.
+            loaded.remove(run_dir);
+        }
         let report = run_dir.join(EXIT_REPORT);
         if let Err(reason) = answered {
             end(&mut child);

@@ -120,7 +120,7 @@ impl Translation<'_> {
     fn card_turns(&self) -> BTreeMap<usize, u32> {
         let document = self.document;
         let mut turns = BTreeMap::new();
-        if document.os.is_direct_kernel() {
+        if self.is_direct() {
             return turns;
         }
         let cards = &document.devices.interfaces;

@@ -467,7 +467,7 @@ impl Translation<'_> {
     fn boot_turns(&self) -> BTreeMap<String, u32> {
         let mut turns = BTreeMap::new();
         let document = self.document;
-        if document.os.is_direct_kernel() {
+        if self.is_direct() {
             return turns;
         }
         let disks = &document.devices.disks;

@@ -6,6 +6,7 @@
 
 mod cards;
 mod disks;
+mod loader;
 mod ports;
 
 use std::cell::RefCell;
@@ -30,6 +31,7 @@ pub(crate) use self::cards::Joined;
 pub use self::cards::NetworkServices;
 pub(crate) use self::ports::{clear_sockets, empty, name_sockets};
 use super::error::Error as DomainError;
+use crate::bootloader::Loaded;
 use crate::node::Node;
 
 /// Name of the monitor's control socket in the run directory.
@@ -55,6 +57,8 @@ pub(crate) struct Machine {
     pub(crate) description: Description,
     /// What each network card is joined to.
     pub(crate) joined: Vec<Joined>,
+    /// What was read from the guest's disk and is booted from the run directory.
+    pub(crate) loaded: Option<Loaded>,
     /// Files that start empty.
     pub(crate) emptied: Vec<PathBuf>,
     /// The first serial port, where the supervisor has its other end.
@@ -101,12 +105,19 @@ pub(crate) fn machine(document: &Domain, setting: Setting<'_>) -> Result<Machine
     let (disks, ide) = translation.disks()?;
     let (nics, joined) = translation.cards(setting.services)?;
     let (ports, emptied) = translation.ports()?;
+    let loaded = match document.bootloader {
+        Some(_) => Some(translation.loaded()?),
+        None => None,
+    };
     let description = Description {
         version: VERSION,
         vcpus: translation.vcpus()?,
         memory: translation.memory()?,
         cpu: translation.cpu(),
-        boot: translation.boot(serial.is_some())?,
+        boot: match &loaded {
+            Some(loaded) => loaded.description(),
+            None => translation.boot(serial.is_some())?,
+        },
         product: translation.product(),
         serial,
         debug_console: None,
@@ -132,6 +143,7 @@ pub(crate) fn machine(document: &Domain, setting: Setting<'_>) -> Result<Machine
     Ok(Machine {
         description,
         joined,
+        loaded,
         emptied,
         console,
         notes: translation.notes.take(),
@@ -316,7 +328,7 @@ impl Translation<'_> {
     fn product(&self) -> Option<Product> {
         let document = self.document;
         let smbios = document.os.smbios.as_ref().map(|smbios| smbios.mode);
-        if document.os.is_direct_kernel() {
+        if self.is_direct() {
             if smbios == Some(SmbiosMode::Sysinfo) {
                 let text = "firmware hands over these tables; a kernel booted directly has none";
                 self.note("os/smbios", text);
@@ -391,7 +403,7 @@ impl Translation<'_> {
         if count == 0 && !by_viewers {
             return Ok(None);
         }
-        let wants_rom = !self.document.os.is_direct_kernel();
+        let wants_rom = !self.is_direct();
         if wants_rom && firmware::locate().display.is_none() {
             return Err(DomainError::ComponentMissing {
                 domain: self.document.name.to_string(),
