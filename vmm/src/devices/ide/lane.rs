@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use vm_memory::{Bytes as _, GuestAddress};
 
 /// How much of an image is read or written at once.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 256 << 10;
 
 /// What is to be done.
 pub(super) enum Work {
@@ -103,7 +103,7 @@ impl Lane {
                 State::Waiting(job) => {
                     *state = State::Empty;
                     drop(state);
-                    return Some(job.carry_out());
+                    return Some(job.carry_out(&mut Vec::new()));
                 }
                 State::Working => {
                     *state = State::Working;
@@ -128,8 +128,9 @@ impl Lane {
         }
     }
 
-    /// Waits for a job and does it; `false` when there will be none any more. For the thread.
-    pub(super) fn work(&self) -> bool {
+    /// Waits for a job and does it; `false` when there will be none any more. For the thread, which
+    /// keeps `buffer` from job to job: making and clearing one costs as much as reading into it.
+    pub(super) fn work(&self, buffer: &mut Vec<u8>) -> bool {
         let mut state = self.state.lock();
         let job = loop {
             match std::mem::take(&mut *state) {
@@ -146,7 +147,7 @@ impl Lane {
         };
         *state = State::Working;
         drop(state);
-        let outcome = job.carry_out();
+        let outcome = job.carry_out(buffer);
         let mut state = self.state.lock();
         if !matches!(*state, State::Ended) {
             *state = State::Finished(outcome);
@@ -163,7 +164,7 @@ impl Lane {
 }
 
 impl Job {
-    fn carry_out(self) -> Outcome {
+    fn carry_out(self, buffer: &mut Vec<u8>) -> Outcome {
         let mut data = Vec::new();
         let mut outcome = match &self.work {
             Work::Read { length } => {
@@ -172,8 +173,8 @@ impl Job {
             }
             Work::Write { data } => self.note("write", self.image.write_at(data, self.offset)),
             Work::Verify { length } => self.verify(*length),
-            Work::ToMemory { pieces } => self.move_pieces(pieces, true),
-            Work::FromMemory { pieces } => self.move_pieces(pieces, false),
+            Work::ToMemory { pieces } => self.move_pieces(pieces, true, buffer),
+            Work::FromMemory { pieces } => self.move_pieces(pieces, false, buffer),
             Work::Nothing => None,
         };
         if outcome.is_none() && self.flush {
@@ -203,9 +204,17 @@ impl Job {
     }
 
     /// Moves data between the image and memory, by way of a buffer.
-    fn move_pieces(&self, pieces: &[Piece], to_memory: bool) -> Option<Outcome> {
+    fn move_pieces(
+        &self,
+        pieces: &[Piece],
+        to_memory: bool,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Outcome> {
         let total: u64 = pieces.iter().map(|piece| u64::from(piece.length)).sum();
-        let mut buffer = vec![0; CHUNK.min(total as usize)];
+        let room = CHUNK.min(total as usize);
+        if buffer.len() < room {
+            buffer.resize(room, 0);
+        }
         let mut pieces = pieces.iter().copied();
         let mut current = Piece {
             address: 0,

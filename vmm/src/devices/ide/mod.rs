@@ -209,7 +209,8 @@ impl Ide {
 
 /// A channel's thread, until the controller is gone.
 fn serve(lane: &Lane, device: &Weak<Mutex<Ide>>, channel: usize) {
-    while lane.work() {
+    let mut buffer = Vec::new();
+    while lane.work(&mut buffer) {
         let Some(ide) = device.upgrade() else { return };
         ide.lock().channels[channel].collect();
     }
