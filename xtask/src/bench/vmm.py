@@ -91,6 +91,7 @@ class Running:
     def until(self, text):
         """Seconds from the start until the guest has printed `text`."""
         pipe = self.process.stdout.fileno()
+        now = time.monotonic()
         while text not in self.output:
             piece = os.read(pipe, 65536)
             now = time.monotonic()
