@@ -277,7 +277,12 @@ impl Parser {
                 Err(format!("'{word}' stands alone"))
             }
             _ => {
-                let words: Vec<_> = std::iter::from_fn(|| self.word()).collect();
+                // A block may end without a line's end before it.
+                let words = std::iter::from_fn(|| match self.bare() {
+                    Some("}") => None,
+                    _ => self.word(),
+                });
+                let words = words.collect();
                 Ok(Some(Command::Simple(words)))
             }
         }

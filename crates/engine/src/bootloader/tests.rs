@@ -134,7 +134,7 @@ fn the_environment_block_is_read() {
 
 #[test]
 fn other_files_are_read_and_words_reach_the_kernel_as_grub_quotes_them() {
-    let custom = "set default=own\nmenuentry own { linux /k \"a b\" c='d' \\\n e\"f\"\n}";
+    let custom = "set default=own\nmenuentry own { linux /k \"a b\" c='d' \\\n e\"f\" }";
     let entry = grub(DEBIAN, &[("/boot/grub/custom.cfg", custom)]).unwrap();
     assert_eq!(entry.command_line, "\"a b\" c=d ef");
     assert!(entry.initrds.is_empty());
