@@ -57,7 +57,7 @@ define() {
   </devices>
 </domain>
 XML
-    cenote define "$folder/domain.xml"
+    cenote define --replace "$folder/domain.xml"
 }
 # goes TEXT: starts the domain, waits until it has switched itself off, and looks for TEXT.
 console=$folder/state/log/loaded/console.log
