@@ -24,7 +24,7 @@ Usage: cargo xtask bench NAME [--rounds N] [--only TEXT] [--folder FOLDER]
   image            the image engine beside qemu-img: reads, writes, convert, commit, rebase,
                    flatten, check, overlays, long chains, and the memory each takes
   life             commands on domains: list and define 1,000, snapshots of a 1 TiB disk, suspend;
-                   beside virsh with a libvirtd of its own (as root); --only is not for it
+                   defining beside virsh with libvirt's test driver; --only is not for it
   vmm              the monitor beside Debian's QEMU in the lab: start to init, own memory, save
                    and restore, disks, network; release builds
   firmware         SeaBIOS and IDE drives beside QEMU's pc in the lab: reset to boot sector, reading
