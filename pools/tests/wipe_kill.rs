@@ -229,7 +229,7 @@ fn check_end(folder: &Path, kind: Kind, interruptions: usize) {
     assert_eq!(certificates.len(), 1, "one wipe, one certificate");
     let key = issuer(folder).public_key();
     let verified = verify(&certificates[0], Chain::Whole, Some(&key)).unwrap();
-    let report = &verified.certificate.report;
+    let report = verified.certificate.report.as_ref().unwrap();
     assert!(!report.verdict.is_failed(), "{}", report.verdict);
     assert_eq!(
         report.interruptions.len(),

@@ -169,7 +169,9 @@ impl Verb for VerifyCertificate {
 
 impl VerifyCertificate {
     fn read_again(&self, context: &Context, verified: &Verified) -> Result<String> {
-        let report = &verified.certificate.report;
+        let Some(report) = &verified.certificate.report else {
+            return Ok("see the certificates of its parts".to_owned());
+        };
         let name = report.request.path.display().to_string();
         let total: u64 = report.files.iter().map(|file| file.extent_bytes).sum();
         let found = context.long(format!("reading {name}"), |progress| {

@@ -66,7 +66,7 @@ pub struct CertificateItem {
     pub digest: String,
     /// The volume, as `pool/name`.
     pub volume: Option<String>,
-    /// Its path.
+    /// Its path; of a whole domain `domain NAME`.
     pub path: String,
     /// What the certificate claims of it.
     pub verdict: String,
@@ -89,14 +89,22 @@ impl CertificateItem {
     #[must_use]
     pub fn new(file: &Path, verified: Verified, disk: Option<String>) -> Self {
         let certificate = verified.certificate;
-        let request = certificate.report.request;
+        let (volume, path, verdict) = match (certificate.report, certificate.domain) {
+            (Some(report), _) => {
+                let path = report.request.path.display().to_string();
+                (report.request.volume, path, report.verdict.to_string())
+            }
+            (None, Some(domain)) => (None, format!("domain {}", domain.name), domain.verdict),
+            // Such a certificate is refused before.
+            (None, None) => (None, String::new(), String::new()),
+        };
         Self {
             sequence: certificate.sequence,
             file: file.display().to_string(),
             digest: verified.digest,
-            volume: request.volume,
-            path: request.path.display().to_string(),
-            verdict: certificate.report.verdict.to_string(),
+            volume,
+            path,
+            verdict,
             issued: certificate.issued,
             node: certificate.node.name,
             key: certificate.public_key,

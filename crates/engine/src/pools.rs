@@ -236,8 +236,18 @@ impl Node {
         if !row.active {
             return Err(StorageError::PoolInactive(row.name().to_owned()).into());
         }
-        row.backend().check()?;
+        if !self.is_unmade(&row) {
+            row.backend().check()?;
+        }
         Ok(row)
+    }
+
+    /// Whether it is the node's own pool, whose folder is not there yet because nothing is made
+    /// here: it is empty then.
+    pub(crate) fn is_unmade(&self, row: &PoolRow) -> bool {
+        let folder = &row.definition.spec.target;
+        let own = self.is_read_only() && *folder == self.state_dir().join("images");
+        own && !folder.exists()
     }
 }
 

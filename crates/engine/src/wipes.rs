@@ -95,7 +95,12 @@ impl Node {
         self.state_dir().join("certificates")
     }
 
-    fn issuer(&self) -> Result<Issuer> {
+    /// The number of the node's last certificate, 0 before the first.
+    pub(crate) fn last_certificate(&self) -> Result<u64> {
+        Ok(self.issuer()?.last_number().map_err(wipe::Error::from)?)
+    }
+
+    pub(crate) fn issuer(&self) -> Result<Issuer> {
         let key = self.state_dir().join("certificates.key");
         // The node is who holds its key.
         let public = cenote_pools::certificate::NodeKey::load_or_create(&key)

@@ -4,12 +4,15 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cenote_engine::{
     DefineOptions, Format, NewVolume, NoProgress, Node, NodeOptions, TeardownOptions, VolumeId,
     WipeOptions,
+};
+use cenote_pools::certificate::{
+    Chain, DomainReport, Error as CertificateError, Issuer, NodeIdentity, verify,
 };
 use cenote_pools::crash;
 
@@ -146,6 +149,69 @@ fn what_is_wiped_is_certified_and_gone() {
     }
     assert!(volumes(&node).is_empty());
     assert!(!node.domain_log_dir("web").exists());
+    let (path, report) = whole_certificate(&node);
+    assert_eq!(done.certificate, Some(path));
+    assert_eq!(report.parts.len(), 2);
+    assert_eq!(report.parts[0].volume.as_deref(), Some("default/top"));
+    assert!(report.kept.is_empty() && report.empty.is_empty());
+}
+
+/// The one certificate of a domain on the node, which holds with its whole chain.
+fn whole_certificate(node: &Node) -> (PathBuf, DomainReport) {
+    let files = fs::read_dir(node.certificates_dir()).unwrap();
+    let mut found = Vec::new();
+    for file in files {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if !name.starts_with("0000") || !name.ends_with(".json") {
+            continue;
+        }
+        let key = node.certificate_key().unwrap();
+        let verified = verify(&path, Chain::Whole, key.as_ref()).unwrap();
+        found.extend(verified.certificate.domain.map(|report| (path, report)));
+    }
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[test]
+fn a_certificate_of_a_domain_holds_only_with_its_parts() {
+    let dir = directory();
+    let node = open(dir.path());
+    let top = NewVolume::new("top", Format::Qcow2, 1 << 20);
+    node.volume_create("default", &top).unwrap();
+    define(&node, "web", &disk("qcow2", &path_of(&node, "top"), "vda"));
+    node.domain_teardown("web", &wiping(), &NoProgress).unwrap();
+    let (path, report) = whole_certificate(&node);
+    // The same node certifies parts that were never wiped so.
+    let mut other = report.clone();
+    other.id = "another".to_owned();
+    other.parts[0].digest = "0".repeat(64);
+    let key = dir.path().join("certificates.key");
+    let identity = NodeIdentity {
+        name: "n".to_owned(),
+        id: "i".to_owned(),
+    };
+    let issuer = Issuer::open(&node.certificates_dir(), &key, identity).unwrap();
+    let forged = issuer.issue_domain(&other).unwrap();
+    assert_ne!(forged, path);
+    let error = verify(&forged, Chain::Whole, None).unwrap_err();
+    assert!(
+        matches!(error, CertificateError::OtherPart { number, .. } if number == report.parts[0].certificate),
+        "{error}"
+    );
+    verify(&path, Chain::Whole, None).unwrap();
+    let schema =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schemas/wipe-certificate.json");
+    let schema: serde_json::Value = serde_json::from_slice(&fs::read(schema).unwrap()).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let errors: Vec<_> = validator
+        .iter_errors(&value)
+        .map(|e| e.to_string())
+        .collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert!(path.with_extension("pdf").exists());
 }
 
 fn wiping() -> TeardownOptions {
@@ -174,7 +240,11 @@ fn a_wiping_teardown_goes_on_after_death() {
     let mut deaths = 0;
     for point in 1.. {
         let dir = directory();
-        two_domains(&open(dir.path()));
+        let base = {
+            let node = open(dir.path());
+            two_domains(&node);
+            fs::read(path_of(&node, "base")).unwrap()
+        };
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child", "--ignored", "--test-threads=1"])
             .env("TEARDOWN_DIR", dir.path())
@@ -187,6 +257,13 @@ fn a_wiping_teardown_goes_on_after_death() {
         for repair in node.repairs() {
             let pending = cenote_engine::RepairOutcome::Pending;
             assert_ne!(repair.outcome, pending, "{point}: {repair:?}");
+            let again = "cenote teardown web --chain --wipe=random --best-effort";
+            let back = repair.kind == "teardown"
+                && repair.outcome == cenote_engine::RepairOutcome::RolledBack;
+            assert!(
+                !back || repair.message.contains(again),
+                "{point}: {repair:?}"
+            );
         }
         if node.domain("web").is_ok() {
             assert!(died);
@@ -198,6 +275,19 @@ fn a_wiping_teardown_goes_on_after_death() {
         assert!(node.domain("web").is_err());
         assert!(node.wipes_pending().unwrap().is_empty(), "{point}");
         assert!(open(dir.path()).repairs().is_empty(), "{point}");
+        let (_, report) = whole_certificate(&node);
+        let parts: Vec<_> = report.parts.iter().map(|part| &part.path).collect();
+        let names = parts
+            .iter()
+            .map(|path| path.file_name().unwrap().to_string_lossy());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        assert_eq!(names, ["console.log", "data", "top"], "{point}");
+        // The base that both stand on is the other's as well, and is kept as it was.
+        assert_eq!(report.kept.len(), 3, "{point}: {:?}", report.kept);
+        assert_eq!(report.kept[0].what, "default/base");
+        assert!(report.kept[0].why.contains("default/other"));
+        assert_eq!(fs::read(path_of(&node, "base")).unwrap(), base, "{point}");
         if !died {
             break;
         }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use super::document::{Certificate, NodeIdentity};
+use super::document::{Certificate, Deed, NodeIdentity};
+use super::domain::DomainReport;
 use super::key::{NodeKey, PublicKey};
 use super::{Error, canonical, io_error, pdf};
 use crate::wipe::{Notary, WipeReport, replace};
@@ -191,19 +192,40 @@ impl Issuer {
 
     /// Certifies a report; the same report again gives the same certificate.
     pub fn issue(&self, report: &WipeReport) -> Result<PathBuf, Error> {
+        self.issue_for(Deed::Wipe(report))
+    }
+
+    /// Certifies that a domain was taken away; the same report again gives the same certificate.
+    pub fn issue_domain(&self, report: &DomainReport) -> Result<PathBuf, Error> {
+        self.issue_for(Deed::Domain(report))
+    }
+
+    /// The number of the last certificate, 0 where there is none yet.
+    pub fn last_number(&self) -> Result<u64, Error> {
+        let _lock = self.lock()?;
+        Ok(self.last()?.map_or(0, |(sequence, _)| sequence))
+    }
+
+    /// Certificates after a number, in order, each with the SHA-256 of its file.
+    pub fn since(&self, number: u64) -> Result<Vec<(Certificate, String)>, Error> {
+        let later = files(&self.folder)?.split_off(&number.saturating_add(1));
+        later.values().map(|path| Certificate::read(path)).collect()
+    }
+
+    fn issue_for(&self, deed: Deed<'_>) -> Result<PathBuf, Error> {
         let _lock = self.lock()?;
         let last = self.last()?;
-        if let Some(path) = self.issued_for(&report.id)? {
+        if let Some(path) = self.issued_for(deed.id())? {
             let (certificate, _) = Certificate::read(&path)?;
             write_page(&path, &certificate)?;
             return Ok(path);
         }
         let sequence = last.as_ref().map_or(1, |(sequence, _)| sequence + 1);
         let previous = last.map(|(_, digest)| digest);
-        let certificate = Certificate::sign(sequence, previous, &self.node, report, &self.key)?;
+        let certificate = Certificate::sign(sequence, previous, &self.node, deed, &self.key)?;
         let path = self
             .folder
-            .join(format!("{sequence:08}-{}.json", report.id));
+            .join(format!("{sequence:08}-{}.json", deed.id()));
         let bytes = certificate.to_bytes()?;
         replace(&path, &bytes).map_err(io_error(&path, "write"))?;
         self.write_head(sequence, &super::document::digest(&bytes))?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::domain::DomainReport;
 use super::key::{NodeKey, PublicKey};
 use super::{Error, canonical, chain, io_error};
 use crate::wipe::{WipeReport, hex};
@@ -45,7 +46,7 @@ impl Default for Tool {
     }
 }
 
-/// A signed report of a wipe.
+/// A signed report: of a wipe, or of a domain all parts of which were wiped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
@@ -63,13 +64,61 @@ pub struct Certificate {
     pub node: NodeIdentity,
     /// With what.
     pub tool: Tool,
-    /// What was done.
-    pub report: WipeReport,
+    /// What was done, if it was a wipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<WipeReport>,
+    /// What was done, if a whole domain was taken away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<DomainReport>,
     /// Ed25519 key of the node, hexadecimal.
     pub public_key: String,
     /// Ed25519 signature of everything above, hexadecimal.
     pub signature: String,
 }
+
+/// What a certificate is of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Deed<'a> {
+    /// A wipe.
+    Wipe(&'a WipeReport),
+    /// A domain taken away.
+    Domain(&'a DomainReport),
+}
+
+impl<'a> Deed<'a> {
+    /// By which it is known again.
+    pub(super) fn id(self) -> &'a str {
+        match self {
+            Self::Wipe(report) => &report.id,
+            Self::Domain(report) => &report.id,
+        }
+    }
+
+    fn claim(self) -> &'static str {
+        match self {
+            Self::Wipe(_) => CLAIM,
+            Self::Domain(_) => DOMAIN_CLAIM,
+        }
+    }
+
+    fn report(self) -> Option<&'a WipeReport> {
+        match self {
+            Self::Wipe(report) => Some(report),
+            Self::Domain(_) => None,
+        }
+    }
+
+    fn domain(self) -> Option<&'a DomainReport> {
+        match self {
+            Self::Wipe(_) => None,
+            Self::Domain(report) => Some(report),
+        }
+    }
+}
+
+/// The same of a domain's.
+const DOMAIN_CLAIM: &str = "the parts listed were the domain's own and are removed; of each the \
+                            certificate named claims what it claims, nothing beyond";
 
 /// A certificate's own words on its reach.
 pub(super) const CLAIM: &str = "Clear (NIST SP 800-88r2) of the extents listed, where the verdict \
@@ -80,18 +129,19 @@ impl Certificate {
         sequence: u64,
         previous: Option<String>,
         node: &NodeIdentity,
-        report: &WipeReport,
+        deed: Deed<'_>,
         key: &NodeKey,
     ) -> Result<Self, Error> {
         let mut certificate = Self {
             format: FORMAT,
-            claim: CLAIM.to_owned(),
+            claim: deed.claim().to_owned(),
             sequence,
             previous,
             issued: format!("{:.3}", jiff::Timestamp::now()),
             node: node.clone(),
             tool: Tool::default(),
-            report: report.clone(),
+            report: deed.report().cloned(),
+            domain: deed.domain().cloned(),
             public_key: key.public().to_hex(),
             signature: String::new(),
         };
@@ -147,6 +197,9 @@ impl Certificate {
             return Err(malformed(format!(
                 "format {found}, this program knows {FORMAT}"
             )));
+        }
+        if certificate.report.is_some() == certificate.domain.is_some() {
+            return Err(malformed("it is of one deed, and of one only".to_owned()));
         }
         if certificate.to_bytes()? != bytes {
             return Err(malformed("it is not written in canonical form".to_owned()));

@@ -7,6 +7,8 @@
 //! `docs/schemas/wipe-certificate.json` describes it; a page of PDF beside it
 //! says the same for people, and is not evidence.
 //!
+//! A domain that was taken away has one certificate more, which names those of its parts.
+//!
 //! A certificate claims what its report claims, never more. A signature shows
 //! that the holder of a node's key said so: whoever can read that key (root on
 //! the node) can say anything. Nothing here may certify a wipe that has not
@@ -15,6 +17,7 @@
 mod canonical;
 mod chain;
 mod document;
+mod domain;
 mod key;
 mod pdf;
 mod verify;
@@ -24,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 pub use chain::Issuer;
 pub use document::{Certificate, NodeIdentity, Tool};
+pub use domain::{DomainPart, DomainReport, KeptPart};
 pub use key::{NodeKey, PublicKey};
 pub use verify::{Chain, Verified, verify};
 
@@ -96,6 +100,14 @@ pub enum Error {
         number: u64,
         /// In which way.
         reason: String,
+    },
+    /// The certificate of a domain names one of a wipe that is not so.
+    #[error("'{}' names certificate {number}, which is not as it says", path.display())]
+    OtherPart {
+        /// The certificate.
+        path: PathBuf,
+        /// The one that it names.
+        number: u64,
     },
     /// The report cannot be written as canonical JSON.
     #[error("the certificate cannot be written: {reason}")]

@@ -7,7 +7,8 @@
 use pdf_writer::{Content, Finish as _, Name, Pdf, Rect, Ref, Str};
 
 use super::document::Certificate;
-use crate::wipe::{FileReport, Outcome};
+use super::domain::DomainReport;
+use crate::wipe::{FileReport, Outcome, WipeReport};
 
 const WIDTH: f32 = 595.0;
 const HEIGHT: f32 = 842.0;
@@ -61,13 +62,56 @@ pub(super) fn render(certificate: &Certificate) -> Vec<u8> {
     };
     page.text(b"B", 18.0, MARGIN, "Certificate of wiping");
     page.y -= LINE * 2.0;
-    fill(&mut page, certificate);
+    if let Some(report) = &certificate.report {
+        fill(&mut page, certificate, report);
+    }
+    if let Some(domain) = &certificate.domain {
+        fill_domain(&mut page, certificate, domain);
+    }
     footer(&mut page, certificate);
     assemble(page.content, certificate)
 }
 
-fn fill(page: &mut Page, certificate: &Certificate) {
-    let report = &certificate.report;
+/// What is said of a whole domain.
+fn fill_domain(page: &mut Page, certificate: &Certificate, domain: &DomainReport) {
+    page.heading("Verdict");
+    page.row("Domain", &format!("{} ({})", domain.name, domain.uuid));
+    page.row("Verdict", &domain.verdict);
+    page.row("Claim", &certificate.claim);
+    page.heading("Teardown");
+    page.row(
+        "Node",
+        &format!("{} ({})", certificate.node.name, certificate.node.id),
+    );
+    page.row(
+        "Tool",
+        &format!("{} {}", certificate.tool.name, certificate.tool.version),
+    );
+    page.row(
+        "Began, ended",
+        &format!("{}   {}", domain.started, domain.finished),
+    );
+    page.heading("Parts, by their own certificates");
+    for (number, part) in domain.parts.iter().enumerate() {
+        if !page.has_room() {
+            let left = domain.parts.len() - number;
+            page.row("Further parts", &format!("{left}, see the JSON"));
+            break;
+        }
+        let path = part.path.to_string_lossy();
+        let what = part.volume.as_deref().unwrap_or(&path);
+        page.row(
+            &format!("Number {}", part.certificate),
+            &format!("{what}: {}", part.verdict),
+        );
+    }
+    page.heading("Kept");
+    for kept in &domain.kept {
+        page.row("", &format!("{}: {}", kept.what, kept.why));
+    }
+}
+
+fn fill(page: &mut Page, certificate: &Certificate, report: &WipeReport) {
     let request = &report.request;
     page.heading("Verdict");
     page.row(
@@ -214,7 +258,10 @@ fn assemble(content: Content, certificate: &Certificate) -> Vec<u8> {
         font.encoding_predefined(Name(b"WinAnsiEncoding"));
     }
     pdf.stream(stream, &content.finish());
-    let title = format!("Certificate of wiping {}", certificate.report.id);
+    let wiped = certificate.report.as_ref().map(|report| &report.id);
+    let gone = certificate.domain.as_ref().map(|domain| &domain.id);
+    let id = wiped.or(gone).map_or("", String::as_str);
+    let title = format!("Certificate of wiping {}", id);
     pdf.document_info(info).title(pdf_writer::TextStr(&title));
     pdf.finish()
 }

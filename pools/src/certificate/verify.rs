@@ -1,5 +1,6 @@
 //! Believing a certificate, or not.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::chain::{self, Head};
@@ -66,6 +67,7 @@ fn verify_chain(path: &Path, certificate: &Certificate, digest: &str) -> Result<
     let files = chain::files(folder)?;
     let mut previous = None;
     let mut seen = false;
+    let mut digests = BTreeMap::new();
     for (expected, (&number, file)) in (1..).zip(&files) {
         if number != expected {
             return Err(broken(expected, "its certificate is missing".to_owned()));
@@ -81,7 +83,17 @@ fn verify_chain(path: &Path, certificate: &Certificate, digest: &str) -> Result<
             return Err(broken(number, "another key signed it".to_owned()));
         }
         seen |= number == certificate.sequence && link_digest == digest;
+        digests.insert(number, link_digest.clone());
         previous = Some(link_digest);
+    }
+    let parts = certificate.domain.iter().flat_map(|domain| &domain.parts);
+    for part in parts {
+        if digests.get(&part.certificate) != Some(&part.digest) {
+            return Err(Error::OtherPart {
+                path,
+                number: part.certificate,
+            });
+        }
     }
     if !seen {
         let reason = "the certificate asked about is not in its place".to_owned();
@@ -100,7 +112,7 @@ fn check_head(
     certificate: &Certificate,
     last: u64,
     digest: Option<&str>,
-    files: &std::collections::BTreeMap<u64, std::path::PathBuf>,
+    files: &BTreeMap<u64, std::path::PathBuf>,
 ) -> Result<(), String> {
     let key = PublicKey::from_hex(&certificate.public_key).ok_or("its key is none")?;
     let head = Head::read(folder).map_err(|error| error.to_string())?;

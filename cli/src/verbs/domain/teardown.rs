@@ -89,9 +89,9 @@ impl Verb for Teardown {
         for wiped in &done.wiped {
             let path = wiped.report.request.path.display();
             context.note(&format!("wiped: {path}: {}", wiped.report.verdict));
-            if let Some(certificate) = &wiped.certificate {
-                context.note(&format!("certificate: {}", certificate.display()));
-            }
+        }
+        if let Some(certificate) = &done.certificate {
+            context.note(&format!("certificate: {}", certificate.display()));
         }
         let deed = if self.wipe.is_some() {
             "wiped and deleted"

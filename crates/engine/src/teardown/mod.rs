@@ -5,13 +5,14 @@
 //! managed save, firmware variables, install files and logs, and last the definition. As long
 //! as anything is left, so is the definition, by which a teardown that was killed finds the rest.
 
+mod certify;
 mod inventory;
 mod run;
 
 use std::path::PathBuf;
 
 use cenote_pools::VolumeId;
-use cenote_pools::wipe::Wiped;
+use cenote_pools::wipe::{Verify, Wiped};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::RepairOutcome::{self, RolledBack, RolledForward};
@@ -26,6 +27,26 @@ pub struct TeardownOptions {
     pub wipe: Option<WipeOptions>,
     /// Also the backing volumes that only this domain uses.
     pub chain: bool,
+}
+
+impl TeardownOptions {
+    /// The options of the command line that mean this, with a blank before each.
+    fn words(&self) -> String {
+        let mut words = String::new();
+        if self.chain {
+            words.push_str(" --chain");
+        }
+        if let Some(wipe) = &self.wipe {
+            words.push_str(&format!(" --wipe={}", wipe.algorithm));
+            if wipe.verify != Verify::default() {
+                words.push_str(&format!(" --verify={}", wipe.verify));
+            }
+            if wipe.best_effort {
+                words.push_str(" --best-effort");
+            }
+        }
+        words
+    }
 }
 
 /// What a domain has.
@@ -61,9 +82,12 @@ pub struct Kept {
 pub struct TornDown {
     /// What it had.
     pub inventory: Inventory,
-    /// What wiping says of each volume and file, with certificates; empty where nothing was
-    /// wiped.
+    /// What wiping says of each volume and file that this call wiped, with certificates; empty
+    /// where nothing was wiped.
     pub wiped: Vec<Wiped>,
+    /// The certificate of the whole domain, where it was wiped: it names those of all its parts,
+    /// whichever command wiped them.
+    pub certificate: Option<PathBuf>,
 }
 
 /// The plan in the journal.
@@ -75,6 +99,9 @@ pub(crate) struct Teardown {
     pub(crate) files: Vec<PathBuf>,
     /// Content is overwritten before it is deleted.
     pub(crate) wipe: bool,
+    /// The options by which it was begun, as the command line has them, with a blank before each.
+    #[serde(default)]
+    pub(crate) options: String,
 }
 
 /// All that was to be wiped has been.
@@ -97,7 +124,12 @@ impl Teardown {
         let name = &self.name;
         if step < STOPPED && (!self.wipe || step >= WIPED) {
             return match self.finish(node) {
-                Ok(()) => (RolledForward, format!("domain '{name}' is gone")),
+                Ok(certificate) => {
+                    let proof =
+                        certificate.map(|path| format!("; certificate: {}", path.display()));
+                    let proof = proof.unwrap_or_default();
+                    (RolledForward, format!("domain '{name}' is gone{proof}"))
+                }
                 Err(error) => (
                     RolledBack,
                     format!(
@@ -107,12 +139,12 @@ impl Teardown {
                 ),
             };
         }
-        let again = if self.wipe { " --wipe" } else { "" };
         (
             RolledBack,
             format!(
                 "the teardown of domain '{name}' stopped, and what is left of it is still \
-                 defined; go on with it: cenote teardown {name}{again}"
+                 defined; go on with it: cenote teardown {name}{}",
+                self.options
             ),
         )
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cenote_pools::wipe::Wiped;
 use cenote_pools::{Error as StorageError, Progress, crash};
@@ -37,12 +37,17 @@ impl Node {
             volumes: inventory.volumes.clone(),
             files: inventory.files.clone(),
             wipe: options.wipe.is_some(),
+            options: options.words(),
         };
         let mut operation = self.begin(Plan::Teardown(teardown.clone()))?;
         match self.tear_down(&mut operation, &teardown, &inventory, options, progress) {
-            Ok(wiped) => {
+            Ok((wiped, certificate)) => {
                 operation.finish(Ok(()))?;
-                Ok(TornDown { inventory, wiped })
+                Ok(TornDown {
+                    inventory,
+                    wiped,
+                    certificate,
+                })
             }
             Err(error) => {
                 operation.revise(STOPPED, |_| {})?;
@@ -58,7 +63,7 @@ impl Node {
         inventory: &Inventory,
         options: &TeardownOptions,
         progress: &dyn Progress,
-    ) -> Result<Vec<Wiped>> {
+    ) -> Result<(Vec<Wiped>, Option<PathBuf>)> {
         if !inventory.persistent {
             // A transient domain would be forgotten with its guest, and with it what is its own.
             let document = XmlOptions {
@@ -73,12 +78,14 @@ impl Node {
         let mut wiped = Vec::new();
         if let Some(wipe) = &options.wipe {
             teardown.stop(self)?;
+            self.note_inventory(inventory)?;
+            crash::point("teardown-noted");
             let progress = operation.progress(progress);
             operation.part(|| teardown.wipe(self, wipe, &progress, &mut wiped))?;
             operation.revise(WIPED, |_| {})?;
         }
-        operation.part(|| teardown.finish(self))?;
-        Ok(wiped)
+        let certificate = operation.part(|| teardown.finish(self))?;
+        Ok((wiped, certificate))
     }
 }
 
@@ -143,7 +150,8 @@ impl Teardown {
     }
 
     /// Deletes what is there of it, then forgets the domain. Each step can be taken twice.
-    pub(super) fn finish(&self, node: &Node) -> Result<()> {
+    /// Answers the certificate of the whole, where it was wiped.
+    pub(super) fn finish(&self, node: &Node) -> Result<Option<PathBuf>> {
         self.stop(node)?;
         for volume in &self.volumes {
             match node.volume_delete(volume) {
@@ -167,11 +175,18 @@ impl Teardown {
         }
         crash::point("teardown-undefined");
         // What the supervisor wrote after the inventory was made.
-        node.domain_remove_logs(&self.name)
+        node.domain_remove_logs(&self.name)?;
+        let certificate = if self.wipe {
+            node.certify_teardown(&self.uuid)?
+        } else {
+            None
+        };
+        node.forget_inventory(&self.uuid)?;
+        Ok(certificate)
     }
 }
 
-fn remove_file(path: &Path) -> Result<()> {
+pub(super) fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Io {
             action: "remove",

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use cenote_image::Format;
-use cenote_pools::backend::Found;
+use cenote_pools::backend::{Found, Listing};
 use cenote_pools::layers::Layer;
 use cenote_pools::{
     BackingInfo, Error as StorageError, FormatOrigin, Looks, VolumeId, VolumeInfo, VolumeKind,
@@ -59,7 +59,7 @@ impl Node {
     /// There is no such volume, or its pool does not run.
     pub fn volume(&self, volume: &VolumeId) -> Result<VolumeInfo> {
         let row = self.running_pool(&volume.pool)?;
-        let listing = row.backend().list()?;
+        let listing = self.listing(&row)?;
         let found = listing
             .volumes
             .into_iter()
@@ -120,8 +120,15 @@ impl Node {
         self.volume(volume)
     }
 
+    fn listing(&self, row: &PoolRow) -> Result<Listing> {
+        if self.is_unmade(row) {
+            return Ok(Listing::default());
+        }
+        Ok(row.backend().list()?)
+    }
+
     pub(crate) fn scan(&self, row: &PoolRow) -> Result<Scan> {
-        let listing = row.backend().list()?;
+        let listing = self.listing(row)?;
         let mut records: HashMap<String, VolumeRecord> =
             records::all(self.state(), row.id)?.into_iter().collect();
         let mut scan = Scan {
