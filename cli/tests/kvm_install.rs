@@ -65,6 +65,26 @@ fn boot_sector() -> Vec<u8> {
     code
 }
 
+/// What a disc boots that installs by itself: it writes the boot sector behind it to the first
+/// disk by the BIOS, and resets by the keyboard controller.
+fn boot_program() -> Vec<u8> {
+    let mut code = vec![
+        0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, // xor ax, ax; mov ds, ax; mov es, ax
+        0x8e, 0xd0, 0xbc, 0x00, 0x7c, // mov ss, ax; mov sp, 0x7c00
+        0xb8, 0x01, 0x03, // mov ax, 0x0301: write one sector
+        0xb9, 0x01, 0x00, // mov cx, 1: the first
+        0xba, 0x80, 0x00, // mov dx, 0x80: of the first disk
+        0xbb, 0x00, 0x7e, // mov bx, 0x7e00: from behind this sector
+        0xcd, 0x13, // int 0x13
+        0xb0, 0xfe, 0xe6, 0x64, // mov al, 0xfe; out 0x64, al
+        0xf4, 0xeb, 0xfd, // hlt; jmp hlt
+    ];
+    code.resize(512, 0);
+    code.extend(boot_sector());
+    code.resize(2048, 0);
+    code
+}
+
 /// A node whose domains end with it.
 struct Node(Cenote);
 
@@ -215,7 +235,12 @@ fn a_failure_keeps_what_helps_and_says_what_next() {
     node.assert_no_work_files();
     node.ok("teardown db --confirm db");
     node.assert_gone();
-    // Without anything to be kept.
+    // Without anything to be kept, and with what was there overwritten.
+    run(&mut node.install("--on-failure wipe")).fails(8, "E0705");
+    node.run("domstate db").fails(3, "E0601");
+    assert!(!Path::new(&node.0.state().join("images/db.raw")).exists());
+    let certificates = node.ok("verify-certificate");
+    assert!(certificates.contains("default/db.raw"), "{certificates}");
     run(&mut node.install("--on-failure destroy")).fails(8, "E0705");
     node.run("domstate db").fails(3, "E0601");
     assert!(!Path::new(&node.0.state().join("images/db.raw")).exists());
@@ -243,6 +268,38 @@ fn an_install_goes_on_without_its_command() {
     node.assert_no_work_files();
     node.ok("teardown db --confirm db");
     node.assert_gone();
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and the lab's kernels"]
+fn media_that_boot_by_themselves_install() {
+    let node = Node::new("");
+    std::fs::create_dir(node.0.path("disc")).expect("a folder");
+    std::fs::write(node.0.path("disc/boot.img"), boot_program()).expect("written");
+    node.0
+        .shell(
+            "xorriso -as mkisofs -quiet -V INSTALL -b boot.img -no-emul-boot -boot-load-size 4 \
+             -o disc.iso disc",
+        )
+        .ok();
+    let line = "install --name db --memory 256 --network none --disk size=16M,format=raw \
+                --cdrom disc.iso";
+    let done = node.run(line).ok();
+    assert!(
+        done.stderr.contains("nothing in it said that it was"),
+        "{done:#?}"
+    );
+    wait_for("phase two", || node.run("logs db").stdout.contains(BOOTED));
+    let document = node.ok("dumpxml db");
+    assert!(!document.contains("disc.iso"), "{document}");
+    assert!(document.contains("device=\"cdrom\"") || document.contains("device='cdrom'"));
+    assert_eq!(node.disk().get(..512), Some(boot_sector().as_slice()));
+    node.ok("teardown db --confirm db");
+    node.assert_gone();
+    assert!(
+        node.0.path("disc.iso").exists(),
+        "the disc is not the domain's"
+    );
 }
 
 #[test]

@@ -12,7 +12,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use cenote_engine::installs::{InstallDisk, InstallRequest, InstallWatch, OnFailure, Told};
+use cenote_engine::installs::{
+    InstallDisk, InstallRequest, InstallSource, InstallWatch, OnFailure, Told,
+};
 use cenote_engine::{
     AfterCommit, BuildMode, CloneSettings, DefineOptions, DomainClone, Format, NewVolume,
     NoProgress, Node, NodeOptions, PoolState, Progress, Resize, Resumption, SnapshotDelete,
@@ -514,7 +516,7 @@ fn install(node: &Node) -> InstallRequest {
         memory: Memory::from_bytes(64 << 20),
         install_memory: None,
         vcpus: 1,
-        location: location.parse().expect("a location"),
+        source: InstallSource::Location(location.parse().expect("a location")),
         disks: vec![InstallDisk::New {
             pool: "default".to_owned(),
             name: "db.raw".to_owned(),

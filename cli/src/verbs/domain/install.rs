@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cenote_engine::installs::{
-    Answer, AnswerKind, Delivery, InstallDisk, InstallRequest, InstallWatch, Location, MediaError,
-    NetworkSource, OnFailure, Prepared, Print, Stage, Step, Told,
+    Answer, AnswerKind, Delivery, InstallDisk, InstallRequest, InstallSource, InstallWatch,
+    Location, MediaError, NetworkSource, OnFailure, Prepared, Print, Stage, Step, Told,
 };
 use cenote_engine::{Format, Node, Progress};
 use cenote_model::{Memory, Name};
@@ -56,7 +56,7 @@ enum Failed {
     Keep,
     /// The disks that were made are deleted.
     Destroy,
-    /// Refused.
+    /// They are overwritten before.
     Wipe,
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Install {
     /// ',kernel=PATH,initrd=PATH' where they are not found in it; or these two alone
     #[arg(short = 'l', long, value_name = "PATH")]
     location: Option<String>,
-    /// Refused so far: boot the installer from its own media
+    /// Boot the installer from its own media: an ISO image, or a drive of the host
     #[arg(long, value_name = "PATH", conflicts_with = "location")]
     cdrom: Option<PathBuf>,
     /// Refused so far: boot the installer from the network
@@ -136,7 +136,8 @@ pub(super) struct Install {
     /// The longest that it may print nothing
     #[arg(long, value_name = "TIME", default_value = "20m", value_parser = duration::parse)]
     silence: Duration,
-    /// What becomes of domain and disks if it fails; wipe is refused: see 'teardown'
+    /// What becomes of domain and disks if it fails; wipe overwrites what was made, also where
+    /// that proves nothing, and certifies it
     #[arg(long, value_name = "WHAT", default_value = "keep")]
     on_failure: Failed,
     /// Print the documents instead
@@ -306,11 +307,11 @@ fn plan(request: &InstallRequest, prepared: &Prepared) -> Plan {
     if let Some(label) = prepared.seed {
         plan = plan.change("put the answer file on an image with the label", label);
     }
-    plan = plan.change_with(
-        "run the installer in transient domain",
-        name,
-        format!("kernel arguments: {}", prepared.command_line),
-    );
+    let how = match &prepared.command_line {
+        Some(line) => format!("kernel arguments: {line}"),
+        None => "booted from its media".to_owned(),
+    };
+    plan = plan.change_with("run the installer in transient domain", name, how);
     if prepared.phases.two_is_persistent {
         plan = plan.change_with("define domain", name, "it boots from its disk");
     }
@@ -326,17 +327,13 @@ fn plan(request: &InstallRequest, prepared: &Prepared) -> Plan {
 
 impl Install {
     fn request(&self, context: &Context) -> Result<InstallRequest> {
-        let location = self.location()?;
+        let source = self.source()?;
         let name = Name::new(self.name.as_str())
             .map_err(|error| bad(format!("name '{}': {error}", self.name)))?;
         let on_failure = match self.on_failure {
             Failed::Keep => OnFailure::Keep,
             Failed::Destroy => OnFailure::Destroy,
-            Failed::Wipe => {
-                return Err(not_yet("wiping after a failure")
-                    .fix("keep what is left, and wipe it with the teardown of the domain")
-                    .next("cenote help teardown"));
-            }
+            Failed::Wipe => OnFailure::Wipe,
         };
         let mut disks = Vec::new();
         for spec in &self.disk {
@@ -348,7 +345,7 @@ impl Install {
             memory: memory(&self.memory)?,
             install_memory: self.install_memory.as_deref().map(memory).transpose()?,
             vcpus: self.vcpus,
-            location,
+            source,
             disks,
             networks: networks.map(|spec| network(spec)).collect::<Result<_>>()?,
             inject: self.initrd_inject.clone(),
@@ -364,10 +361,11 @@ impl Install {
         })
     }
 
-    fn location(&self) -> Result<Location> {
-        let refused = if self.cdrom.is_some() {
-            Some("booting the installer from its own media (--cdrom)")
-        } else if self.pxe {
+    fn source(&self) -> Result<InstallSource> {
+        if let Some(path) = &self.cdrom {
+            return Ok(InstallSource::Cdrom(path.clone()));
+        }
+        let refused = if self.pxe {
             Some("booting the installer from the network (--pxe)")
         } else if self.import {
             Some("importing a disk (--import)")
@@ -384,8 +382,10 @@ impl Install {
                 .fix("say where it is: --location")
                 .next("cenote install --help"));
         };
-        text.parse()
-            .map_err(|error: MediaError| bad(error.to_string()))
+        let location: Location = text
+            .parse()
+            .map_err(|error: MediaError| bad(error.to_string()))?;
+        Ok(InstallSource::Location(location))
     }
 
     fn answer(&self) -> Result<Option<Answer>> {

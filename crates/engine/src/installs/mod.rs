@@ -1,8 +1,8 @@
 //! Unattended installs: `cenote install`.
 //!
 //! An install has two phases. In the first a transient domain runs the installer, with the
-//! kernel and initrd that came from the media and the answer file in them or beside them; it
-//! ends where the guest resets. The second is the domain as it stays, which boots its disk.
+//! kernel and initrd that came from the media or by the media's own boot loader, and the answer file
+//! in the initrd or on a disc beside it; it ends where the guest resets. The second is the domain as it stays, which boots its disk.
 //!
 //! [`Node::install_prepare`](crate::Node::install_prepare) reads the media, looks the answer file
 //! over and makes both documents; nothing is changed by it. [`Node::install`](crate::Node::install)
@@ -35,5 +35,5 @@ pub use cenote_provision::media::{Location, MediaError};
 pub use error::Error;
 pub use prepare::Prepared;
 pub(crate) use protocol::Install;
-pub use request::{Answer, InstallDisk, InstallRequest, OnFailure};
+pub use request::{Answer, InstallDisk, InstallRequest, InstallSource, OnFailure};
 pub use run::{InstallWatch, Installed, Told};

@@ -23,13 +23,13 @@ use cenote_provision::install::{
 };
 use cenote_provision::iso::ReadAt;
 use cenote_provision::media::osinfo::Database;
-use cenote_provision::media::{Media, Tree};
+use cenote_provision::media::{Location, Media, Tree};
 use uuid::Uuid;
 
 use super::error::Error as InstallError;
 use super::files::{INSTALLER_LOG, SERIAL_LOG, at};
 use super::protocol::{Install, InstallVolume};
-use super::request::{Answer, InstallDisk, InstallRequest};
+use super::request::{Answer, InstallDisk, InstallRequest, InstallSource};
 use crate::domains::Error as DomainError;
 use crate::error::Result;
 use crate::node::Node;
@@ -46,8 +46,8 @@ pub(super) const MARKER: &str = "marker";
 pub struct Prepared {
     /// The documents of both phases.
     pub phases: Phases,
-    /// The kernel's command line in phase one.
-    pub command_line: String,
+    /// The kernel's command line in phase one; none where the media's own boot loader has it.
+    pub command_line: Option<String>,
     /// Volumes that will be made, with format and size in bytes.
     pub new_volumes: Vec<(VolumeId, Format, u64)>,
     /// Volumes that are there, and what of them the installer may destroy.
@@ -60,7 +60,8 @@ pub struct Prepared {
     pub notes: Vec<String>,
     pub(super) install: Install,
     pub(super) timeout: std::time::Duration,
-    pub(super) media: Media,
+    /// What kernel and initrd are taken out of; none where the machine boots the media.
+    pub(super) media: Option<Media>,
     pub(super) volumes: Vec<(String, NewVolume)>,
     pub(super) files: Vec<Injected>,
     pub(super) seed_image: Option<Vec<u8>>,
@@ -97,20 +98,25 @@ impl Node {
         let uuid = Uuid::new_v4();
         let id = uuid.hyphenated().to_string();
         let folder = self.install_dir(&id);
-        let media = Media::open(&request.location).map_err(InstallError::from)?;
+        let found = Found::open(request)?;
         let mut notes = Vec::new();
         let (disks, volumes) = self.install_disks(&request.disks)?;
-        let ready = ready(request, &media, &id, disks.len(), &mut notes)?;
-        let command_line = ready.plan.command_line.clone().unwrap_or_default();
-        let (osinfo, memory) = system(request, &media, &mut notes)?;
+        let ready = ready(request, &found, &id, disks.len(), &mut notes)?;
+        let command_line = ready.plan.command_line.clone();
+        let (osinfo, memory) = system(request, found.media(), &mut notes)?;
         let log_dir = self.domain_log_dir(&request.name);
         let serial_log = log_dir.join(SERIAL_LOG);
         let installer_log = log_dir.join(INSTALLER_LOG);
-        let method = Method::Direct {
-            kernel: folder.join(KERNEL),
-            initrd: folder.join(INITRD),
-            command_line: command_line.clone(),
-            media: disc(&media)?,
+        let method = match &found {
+            Found::Direct(media) => Method::Direct {
+                kernel: folder.join(KERNEL),
+                initrd: folder.join(INITRD),
+                command_line: command_line.clone().unwrap_or_default(),
+                media: disc(media)?,
+            },
+            Found::Cdrom { path, .. } => Method::Cdrom {
+                media: path.clone(),
+            },
         };
         let network = |source: &cenote_provision::install::NetworkSource| Network {
             source: source.clone(),
@@ -140,6 +146,11 @@ impl Node {
         };
         let mut files = ready.plan.injected;
         files.extend(user_files(&request.inject)?);
+        if found.is_cdrom() && !files.is_empty() {
+            let text = "nothing can be put into the initrd of media that boot by themselves; \
+                        take kernel and initrd out of them with --location";
+            return Err(InstallError::Refused(text.to_owned()).into());
+        }
         // Both are found before anything is made.
         cenote_provision::initrd::archive(&files).map_err(InstallError::from)?;
         let install = Install {
@@ -188,7 +199,7 @@ impl Node {
             command_line,
             notes,
             install,
-            media,
+            media: found.into_direct(),
             volumes,
             files,
         })
@@ -292,11 +303,75 @@ impl Chosen {
     }
 }
 
+/// The installer that was found.
+enum Found {
+    /// With kernel and initrd.
+    Direct(Media),
+    /// On media that the machine boots; what is on them, if that can be read.
+    Cdrom { path: PathBuf, media: Option<Media> },
+}
+
+impl Found {
+    fn open(request: &InstallRequest) -> Result<Self> {
+        match &request.source {
+            InstallSource::Location(location) => {
+                let media = Media::open(location).map_err(InstallError::from)?;
+                Ok(Found::Direct(media))
+            }
+            InstallSource::Cdrom(path) => {
+                let path = std::path::absolute(path).map_err(at("find", path))?;
+                let kind = fs::metadata(&path).map_err(at("open", &path))?;
+                if kind.is_dir() {
+                    let text = format!(
+                        "'{}' is a folder, which no machine boots; take kernel and initrd out of \
+                         it with --location",
+                        path.display()
+                    );
+                    return Err(InstallError::Refused(text).into());
+                }
+                // What cannot be read here may boot all the same.
+                let tree = Location::Tree {
+                    path: path.clone(),
+                    boot: None,
+                };
+                let media = Media::open(&tree).ok();
+                Ok(Found::Cdrom { path, media })
+            }
+        }
+    }
+
+    fn media(&self) -> Option<&Media> {
+        match self {
+            Found::Direct(media) => Some(media),
+            Found::Cdrom { media, .. } => media.as_ref(),
+        }
+    }
+
+    fn is_cdrom(&self) -> bool {
+        matches!(self, Found::Cdrom { .. })
+    }
+
+    fn boot(&self) -> Boot {
+        if self.is_cdrom() {
+            Boot::Cdrom
+        } else {
+            Boot::Direct
+        }
+    }
+
+    fn into_direct(self) -> Option<Media> {
+        match self {
+            Found::Direct(media) => Some(media),
+            Found::Cdrom { .. } => None,
+        }
+    }
+}
+
 /// The answer file looked over and added to, and what goes where; without one, the kernel's
 /// command line alone.
 fn ready(
     request: &InstallRequest,
-    media: &Media,
+    found: &Found,
     instance: &str,
     disks: usize,
     notes: &mut Vec<String>,
@@ -308,6 +383,9 @@ fn ready(
              resets is taken for done"
                 .to_owned(),
         );
+        if found.is_cdrom() {
+            return no_arguments(extra);
+        }
         let mut arguments: Vec<String> = extra.split_whitespace().map(str::to_owned).collect();
         if !arguments.iter().any(|word| word.starts_with("console=")) {
             arguments.extend(["console=tty0".to_owned(), "console=ttyS0".to_owned()]);
@@ -319,8 +397,10 @@ fn ready(
         };
         return Ok(Ready { plan, token: None });
     };
-    let packages = match &media.tree {
+    let tree = found.media().and_then(|media| media.tree.as_ref());
+    let packages = match tree {
         Some(Tree::Iso { image, .. }) => Packages::Cdrom(image.label().to_owned()),
+        _ if found.is_cdrom() => Packages::Cdrom(String::new()),
         _ => Packages::Given,
     };
     let expect = Expect {
@@ -331,13 +411,13 @@ fn ready(
         source_given: packages != Packages::Given || extra.contains("inst.repo="),
     };
     lint(answer, &expect, notes)?;
-    let delivery = way(answer)?;
+    let delivery = way(answer, found.boot())?;
     let token = Secret::token().map_err(InstallError::from)?;
     let hooks = Hooks::new(token.expose()).map_err(InstallError::from)?;
     let text = answer::instrument(answer.kind, &answer.text, &hooks).map_err(InstallError::from)?;
     let plan = deliver::plan(&deliver::Request {
         kind: answer.kind,
-        boot: Boot::Direct,
+        boot: found.boot(),
         delivery,
         files: AnswerFiles {
             answer: text,
@@ -353,8 +433,21 @@ fn ready(
     Ok(Ready { plan, token })
 }
 
+/// Media that boot by themselves have a command line of their own.
+fn no_arguments(extra: &str) -> Result<Ready> {
+    if !extra.is_empty() {
+        let text = "the media's own boot loader has the kernel's command line; boot with \
+                    --location to add to it";
+        return Err(InstallError::Refused(text.to_owned()).into());
+    }
+    Ok(Ready {
+        plan: DeliveryPlan::default(),
+        token: None,
+    })
+}
+
 /// How an answer file travels.
-fn way(answer: &Answer) -> Result<Delivery> {
+fn way(answer: &Answer, boot: Boot) -> Result<Delivery> {
     if answer.kind == Kind::CloudInit {
         return Err(InstallError::NotYet {
             what: "an install by cloud-init, which wants an imported disk (--import),".to_owned(),
@@ -369,7 +462,7 @@ fn way(answer: &Answer) -> Result<Delivery> {
         }
         .into()),
         Some(delivery) => Ok(delivery),
-        None if answer.kind == Kind::Autoinstall => Ok(Delivery::Media),
+        None if answer.kind == Kind::Autoinstall || boot == Boot::Cdrom => Ok(Delivery::Media),
         None => Ok(Delivery::Initrd),
     }
 }
@@ -409,7 +502,7 @@ fn lint(answer: &Answer, expect: &Expect, notes: &mut Vec<String>) -> Result<()>
 /// libosinfo's id of what is installed, and the memory of phase one.
 fn system(
     request: &InstallRequest,
-    media: &Media,
+    media: Option<&Media>,
     notes: &mut Vec<String>,
 ) -> Result<(Option<String>, Memory)> {
     let none = |memory: Option<Memory>| memory.unwrap_or(request.memory);
@@ -435,7 +528,7 @@ fn system(
                 return Err(InstallError::Refused(text).into());
             }
         },
-        None => database.detect(media.tree.as_ref(), &media.installer),
+        None => media.and_then(|media| database.detect(media.tree.as_ref(), &media.installer)),
     };
     let Some(system) = found else {
         return Ok((None, none(request.install_memory)));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cenote_pools::{Error as StorageError, VolumeId, crash};
+use cenote_pools::{Error as StorageError, NoProgress, VolumeId, crash};
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{Listener, Run, Verdict};
@@ -15,6 +15,7 @@ use crate::journal::RepairOutcome::{self, Pending, RolledBack, RolledForward};
 use crate::node::Node;
 use crate::plan::Plan;
 use crate::teardown::domain_subject;
+use crate::wipes::WipeOptions;
 
 /// Everything is made, and phase one may be started.
 pub(super) const STARTED: i64 = 1;
@@ -191,6 +192,9 @@ impl Install {
     pub(super) fn clear_away(&self, node: &Node) -> Result<()> {
         self.stop_phase_one(node)?;
         if !self.is_kept() {
+            if self.on_failure == OnFailure::Wipe {
+                self.wipe(node)?;
+            }
             return self.undo(node);
         }
         if !self.is_defined(node)? {
@@ -204,6 +208,34 @@ impl Install {
     pub(super) fn is_kept(&self) -> bool {
         let failed = self.verdict != Some(Verdict::Cancelled);
         failed && self.on_failure == OnFailure::Keep
+    }
+
+    /// Overwrites the volumes that were made for it. Where nothing can be proved it is done all
+    /// the same, and the certificate says so.
+    fn wipe(&self, node: &Node) -> Result<()> {
+        let options = WipeOptions {
+            best_effort: true,
+            delete: true,
+            ..WipeOptions::default()
+        };
+        for volume in self.volumes.iter().filter(|volume| volume.own) {
+            match node.volume(&volume.id) {
+                Ok(_) => {}
+                Err(Error::Storage(StorageError::VolumeNotFound { .. })) => continue,
+                Err(error) => return Err(error),
+            }
+            let id = std::slice::from_ref(&volume.id);
+            for wiped in node.volumes_wipe(id, &options, 1, &NoProgress)? {
+                let verdict = wiped?.report.verdict;
+                if verdict.is_failed() {
+                    let what = format!("volume '{}'", volume.id);
+                    let reason = format!("it is not wiped: {verdict}");
+                    return Err(StorageError::Invalid { what, reason }.into());
+                }
+            }
+            crash::point("install-volume-wiped");
+        }
+        Ok(())
     }
 
     /// Nothing but logs is left.
@@ -234,13 +266,14 @@ impl Install {
         }
     }
 
-    /// Ends the domain if it is phase one that runs: phase two has no kernel of ours.
+    /// Ends the domain if it is phase one that runs.
     fn stop_phase_one(&self, node: &Node) -> Result<()> {
         if !self.runs(node)? {
             return Ok(());
         }
         let live = node.domain_document(&self.uuid, false)?;
-        if live.os.kernel != parse(&self.one)?.os.kernel {
+        // Only the first phase ends where its guest resets.
+        if live.on_reboot != parse(&self.one)?.on_reboot {
             return Ok(());
         }
         if let Err(error) = node.domain_destroy(&self.uuid, false)

@@ -12,6 +12,15 @@ use cenote_provision::install::NetworkSource;
 use cenote_provision::media::Location;
 use serde::{Deserialize, Serialize};
 
+/// How the installer is found and booted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InstallSource {
+    /// Its kernel and initrd are taken out of media, and handed to the machine.
+    Location(Location),
+    /// The machine boots the media: an ISO image, or a drive of the host with a disc.
+    Cdrom(PathBuf),
+}
+
 /// A disk of the new domain. The first is `vda` in the guest, the next `vdb`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InstallDisk {
@@ -59,6 +68,8 @@ pub enum OnFailure {
     Keep,
     /// The volumes that were made for it are deleted, and nothing is defined.
     Destroy,
+    /// The same, and they are overwritten before, with a certificate each.
+    Wipe,
 }
 
 /// An install.
@@ -73,7 +84,7 @@ pub struct InstallRequest {
     /// Its processors.
     pub vcpus: u32,
     /// Where the installer is.
-    pub location: Location,
+    pub source: InstallSource,
     /// Its disks.
     pub disks: Vec<InstallDisk>,
     /// Its network cards.

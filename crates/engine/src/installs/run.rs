@@ -215,14 +215,16 @@ impl Prepared {
         let install = &self.install;
         let folder = &install.folder;
         fresh_folder(folder)?;
-        let kernel = self.media.kernel.read_all().map_err(InstallError::from)?;
-        write(&folder.join(KERNEL), &kernel)?;
-        crash::point("install-kernel");
-        let mut archive = self.media.initrd.read_all().map_err(InstallError::from)?;
-        if !self.files.is_empty() {
-            (archive, _) = initrd::inject(&archive, &self.files).map_err(InstallError::from)?;
+        if let Some(media) = &self.media {
+            let kernel = media.kernel.read_all().map_err(InstallError::from)?;
+            write(&folder.join(KERNEL), &kernel)?;
+            crash::point("install-kernel");
+            let mut archive = media.initrd.read_all().map_err(InstallError::from)?;
+            if !self.files.is_empty() {
+                (archive, _) = initrd::inject(&archive, &self.files).map_err(InstallError::from)?;
+            }
+            write(&folder.join(INITRD), &archive)?;
         }
-        write(&folder.join(INITRD), &archive)?;
         if let Some(seed) = &self.seed_image {
             write(&folder.join(SEED), seed)?;
         }

@@ -11,7 +11,7 @@ use cenote_pools::VolumeId;
 
 use super::evidence::Verdict;
 use super::protocol::{DONE, FAILED, Install, STARTED};
-use super::request::{InstallDisk, InstallRequest, OnFailure};
+use super::request::{InstallDisk, InstallRequest, InstallSource, OnFailure};
 use crate::domains::Cause;
 use crate::domains::lifecycle::{self, Lifecycle, Subject};
 use crate::journal::{Repair, RepairOutcome};
@@ -44,9 +44,11 @@ fn request(dir: &Path) -> InstallRequest {
         memory: Memory::from_bytes(64 << 20),
         install_memory: None,
         vcpus: 1,
-        location: format!("kernel={},initrd={}", kernel.display(), initrd.display())
-            .parse()
-            .unwrap(),
+        source: InstallSource::Location(
+            format!("kernel={},initrd={}", kernel.display(), initrd.display())
+                .parse()
+                .unwrap(),
+        ),
         disks: vec![InstallDisk::New {
             pool: "default".to_owned(),
             name: "db.raw".to_owned(),
@@ -206,7 +208,11 @@ fn a_finished_installer_becomes_a_domain() {
 
 #[test]
 fn a_failed_installer_leaves_what_was_asked_for() {
-    for (on_failure, kept) in [(OnFailure::Keep, true), (OnFailure::Destroy, false)] {
+    for (on_failure, kept) in [
+        (OnFailure::Keep, true),
+        (OnFailure::Destroy, false),
+        (OnFailure::Wipe, false),
+    ] {
         let left = Left {
             run: Some(Some(Cause::GuestReset)),
             said: "disk full\n",

@@ -260,11 +260,13 @@ impl Progress {
                 text: cut(text),
             });
         }
-        let (_, stage) = STAGES.iter().find(|(words, _)| text.contains(words))?;
+        let (words, stage) = STAGES.iter().find(|(words, _)| text.contains(words))?;
         self.stage = self.stage.max(Some(*stage));
+        // Without the time and the name of who wrote it to a log.
+        let from = text.find(words).unwrap_or(0);
         Some(Step::At {
             stage: *stage,
-            text: cut(text),
+            text: cut(text.get(from..).unwrap_or(text)),
         })
     }
 
