@@ -519,7 +519,7 @@ fn an_install_is_planned_and_refused_by_name() {
         "{two}"
     );
     for (more, code, error) in [
-        ("--name db --disk size=1G --cdrom none.iso", 1, "none.iso"),
+        ("--name db --disk size=1G --cdrom none.iso", 3, "none.iso"),
         ("--name db --disk size=1G --pxe", 1, "E0701"),
         ("--name db --disk size=1G --import", 1, "E0701"),
         ("--name db --disk size=1G", 2, "E0702"),

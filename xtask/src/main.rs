@@ -10,6 +10,7 @@
 mod arrows;
 mod bench;
 mod demo;
+mod installer;
 mod lab;
 mod setup;
 mod shell;
@@ -23,6 +24,7 @@ Usage: cargo xtask COMMAND
 
   demo                       a walk through what Cenote does, with real commands
   setup [--check] [GROUP…]   install what the machine lacks (groups: test lab bench fuzz)
+  installer                  build the kickstart installer that tests run
   lab [OPTION…] -- COMMAND…  run a command on an emulated host with a real /dev/kvm
   test                       everything that CI checks, in order, with times
   bench NAME                 benchmarks beside the program a user would take instead
@@ -48,6 +50,7 @@ fn dispatch(arguments: &[String]) -> Outcome<ExitCode> {
     match command.as_str() {
         "setup" => setup::command(rest),
         "demo" => demo::command(rest),
+        "installer" => installer::command(rest),
         "bench" => bench::command(rest),
         "lab" => lab::command(rest),
         "test" => test::command(rest),

@@ -10,6 +10,7 @@ mod machine;
 mod media;
 mod payload;
 
+pub(crate) use base::hash;
 pub(crate) use payload::Programs;
 
 use crate::setup::{self, Group};

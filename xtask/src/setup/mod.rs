@@ -5,6 +5,7 @@ mod python;
 mod sources;
 
 pub(crate) use apt::Sources;
+pub(crate) use python::packages as python_packages;
 
 use crate::shell::{Outcome, cargo, fail, on_path, run, time};
 use std::process::ExitCode;
@@ -118,6 +119,7 @@ pub(crate) const PACKAGES: &[Package] = {
         package(Lab, "fdisk", "sfdisk partitions the disk that guests boot from"),
         package(Lab, "qemu-utils", "writes that disk's image"),
         package(Lab, "e2fsprogs", "file systems of the lab's disks"),
+        package(Lab, "dpkg-dev", "makes the repository of the install disc that tests install from"),
         package(Bench, "fio", "file system and guest disk load"),
         package(Fuzz, "g++", "libFuzzer's run time is C++"),
     ]

@@ -1,7 +1,7 @@
 //! Python programs that the distribution does not package, in an environment of their own
 //! below the build folder.
 
-use crate::shell::{Outcome, program, run, target};
+use crate::shell::{Context, Outcome, program, run, target};
 use std::path::PathBuf;
 
 /// A program, the package that has it, and the one reason it is here.
@@ -24,6 +24,19 @@ pub(crate) const PACKAGES: &[PythonPackage] = &[PythonPackage {
 /// Where the programs are.
 fn programs() -> PathBuf {
     target().join("xtask").join("python").join("bin")
+}
+
+/// The folder with the packages themselves, which a guest may be given.
+pub(crate) fn packages() -> Outcome<PathBuf> {
+    let lib = target().join("xtask").join("python").join("lib");
+    let found = std::fs::read_dir(&lib).context(lib.display())?;
+    for entry in found {
+        let folder = entry.context(lib.display())?.path().join("site-packages");
+        if folder.join("pykickstart").is_dir() {
+            return Ok(folder);
+        }
+    }
+    crate::shell::fail(format_args!("{}: has no pykickstart", lib.display()))
 }
 
 /// Those whose program is not there.

@@ -171,7 +171,7 @@ fn package_name(manifest: &Path) -> Outcome<String> {
 }
 
 /// Whether this machine's `/dev/kvm` runs ordinary 64-bit kernels; if not, why.
-fn real_kvm() -> Result<(), String> {
+pub(crate) fn real_kvm() -> Result<(), String> {
     OpenOptions::new()
         .read(true)
         .write(true)

@@ -2,6 +2,8 @@
 
 mod kvm;
 
+pub(crate) use kvm::real_kvm;
+
 use crate::setup::{self, Group};
 use crate::shell::{Failure, Outcome, cargo, fail, program, run, shown, time, workspace};
 use std::process::{Command, ExitCode};
