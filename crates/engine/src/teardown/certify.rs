@@ -103,14 +103,19 @@ impl Node {
         }
         paths.retain(|path| !record.paths.contains(path));
         record.paths.append(&mut paths);
-        record.kept = inventory
+        // What a volume that is gone by now stood on is not found any more, and is kept all the
+        // same, unless it has become the domain's own.
+        let taken: Vec<String> = inventory.volumes.iter().map(ToString::to_string).collect();
+        let now_kept = |what: &str| inventory.kept.iter().any(|kept| kept.what == what);
+        record
             .kept
-            .iter()
-            .map(|kept| KeptPart {
+            .retain(|kept| !now_kept(&kept.what) && !taken.contains(&kept.what));
+        record
+            .kept
+            .extend(inventory.kept.iter().map(|kept| KeptPart {
                 what: kept.what.clone(),
                 why: kept.why.clone(),
-            })
-            .collect();
+            }));
         let path = self.teardown_record(&inventory.uuid);
         if let Some(folder) = path.parent() {
             make_private_dir(folder).map_err(at("make", folder))?;
