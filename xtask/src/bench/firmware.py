@@ -42,7 +42,7 @@ def drive(name, kind, path):
         return f'{{"secondary-master": {{"cdrom": {{"file": {{"path": "{path}"}}}}}}}}'
     backend = f"if=none,id=drive,format=raw,file={path}"
     if kind == "disk":
-        return ["-drive", backend, "-device", "ide-hd,bus=ide.0,drive=drive,bootindex=0"]
+        return ["-drive", backend, "-device", "ide-hd,bus=ide.0,drive=drive"]
     return ["-drive", f"{backend},media=cdrom,readonly=on", "-device", "ide-cd,bus=ide.1,drive=drive"]
 
 
