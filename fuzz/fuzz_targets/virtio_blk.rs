@@ -35,6 +35,7 @@ fn hostile() -> Hostile<Block> {
         .open_storage(storage, "disk")
         .expect("opens");
     let options = DiskOptions {
+        flushed_by_user: true,
         read_only: false,
         cache: CacheMode::Writeback,
         lock: false,
